@@ -1,0 +1,1 @@
+"""The engine: players, turns, stages, precision, checkpoints, events. It knows no method."""

@@ -1,0 +1,1 @@
+"""What is measured of each arm: accuracy, fidelity, calibration, generation quality, cost."""

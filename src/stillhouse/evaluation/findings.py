@@ -1,0 +1,46 @@
+"""What a measurement gives: numbers for the summary and figures for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stillhouse.engine.contracts import Data, Source
+from stillhouse.views.model import Model
+
+
+@dataclass
+class Arm:
+    """One contestant: a trained model, and how it samples where it generates."""
+
+    name: str
+    model: Model
+    sampler: Any = None
+
+
+@dataclass
+class Context:
+    """What every measurement may look at beside its own arm."""
+
+    data: Data
+    source: Source
+    """The split that is measured."""
+    arms: Mapping[str, Arm]
+    """All arms, the teacher among them where there is one."""
+    seed: int
+    device: Any
+    batch_size: int = 256
+    memo: dict[Any, Any] = field(default_factory=dict)
+    """Signals computed once and shared by the measurements of a run."""
+
+
+@dataclass
+class Findings:
+    """Metrics by name (flat, numbers only) and figures: JSON-able dicts the report knows how to draw.
+
+    A figure is `{"kind": ..., "title": ..., ...}`; the kinds are those of stillhouse.report.figures.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    figures: list[dict[str, Any]] = field(default_factory=list)

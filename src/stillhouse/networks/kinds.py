@@ -1,0 +1,106 @@
+"""The networks and weights a recipe may name. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from stillhouse.engine.settings import Train
+from stillhouse.kinds import AnyKind, Kind
+
+Width = Annotated[int, Field(gt=0)]
+
+
+class NetworkKind(Kind):
+    """A network: `build(facts)` gives an `nn.Module` fitted to the data's shape and classes."""
+
+    family: ClassVar[str] = "network"
+
+
+class ConvNet(NetworkKind):
+    """Three convolutions with batch norm and a linear head, for small images."""
+
+    kind: Literal["convnet"] = "convnet"
+    builds = "stillhouse.networks.convnet:ConvNet"
+    width: Width = 8
+    """Channels of the first convolution; doubled twice."""
+
+
+class ResNet(NetworkKind):
+    """The CIFAR residual network of He et al. 2015 (arXiv:1512.03385), with option-A shortcuts.
+
+    Parameter names are the usual ones: conv1, bn1, layer1 to layer3, linear.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    builds = "stillhouse.networks.resnet:ResNet"
+    depth: Annotated[int, Field(ge=8)] = 20
+    """6 n + 2 layers."""
+    width: Width = 16
+    """Channels of the first stage; doubled at the second and the third."""
+
+
+class SamplerKind(Kind):
+    """How a generator turns noise into samples: `build(denoiser)` gives a callable `(noise, labels, rng) -> samples`."""
+
+    family: ClassVar[str] = "sampler"
+
+
+class OneStep(SamplerKind):
+    """One network call: the denoiser's answer at the highest noise level."""
+
+    kind: Literal["one-step"] = "one-step"
+    builds = "stillhouse.networks.samplers:OneStep"
+
+
+class Heun(SamplerKind):
+    """Algorithm 1 of Karras et al. 2022 (arXiv:2206.00364): 2 steps - 1 network calls."""
+
+    kind: Literal["heun"] = "heun"
+    builds = "stillhouse.networks.samplers:Heun"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 18
+
+
+class WeightsKind(Kind):
+    """Where a network's weights come from."""
+
+    family: ClassVar[str] = "weights"
+
+
+class Random(WeightsKind):
+    """The network's own initialisation, from the run's seed."""
+
+    kind: Literal["random"] = "random"
+
+
+class File(WeightsKind):
+    """A safetensors file, or a state dict saved by torch when its name is given with `pickle: allow`."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    """Resolved against the folder given with `--root`, else the current folder."""
+    pickle: Literal["refuse", "allow"] = "refuse"
+    """`allow` reads a foreign .pt file with torch.load(weights_only=True)."""
+
+
+class Trained(WeightsKind, Train):
+    """Trained by a stage of its own before the student's, on the labels (or text, or images) of the data."""
+
+    kind: Literal["trained"] = "trained"
+    start: Annotated[WeightsKind, AnyKind("weights")] = Random()
+    """The weights that stage starts from."""
+
+
+class FromStage(WeightsKind):
+    """The weights an earlier stage handed over: a student that becomes a teacher."""
+
+    kind: Literal["stage"] = "stage"
+    stage: str
+    """Name of that stage."""
+
+
+class FromTeacher(WeightsKind):
+    """A copy of the teacher's weights."""
+
+    kind: Literal["teacher"] = "teacher"

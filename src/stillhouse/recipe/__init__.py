@@ -1,0 +1,1 @@
+"""Recipes: the schema, loading, overrides, errors; and the plan a recipe stands for."""

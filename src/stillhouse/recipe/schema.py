@@ -1,0 +1,113 @@
+"""What a recipe may say. Every object here is plain data; `stillhouse.recipe.plan` builds from it.
+
+Imports no torch: a recipe is checked before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+# The kinds that ship with the package register themselves when these modules are imported.
+from stillhouse.engine.settings import Train
+from stillhouse.evaluation.kinds import MetricKind
+from stillhouse.kinds import AnyKind, Strict
+from stillhouse.methods.kinds import MethodKind
+from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
+from stillhouse.sources.kinds import DataKind
+from stillhouse.views.kinds import ViewKind
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+"""Lower-case letters, digits, '-' and '_': it becomes part of file names."""
+ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""As a name, but without '-', so that `proof.expect` can do arithmetic."""
+
+
+class ModelSpec(Strict):
+    """A network, where its weights come from, and what it gets to see."""
+
+    network: Annotated[NetworkKind, AnyKind("network")] | None = None
+    """None: the teacher's own network."""
+    weights: Annotated[WeightsKind, AnyKind("weights")] = Random()
+    view: Annotated[ViewKind, AnyKind("view")] | None = None
+    """None: the plain view of the data's task."""
+    sampler: Annotated[SamplerKind, AnyKind("sampler")] | None = None
+    """How a generator turns noise into samples."""
+
+
+class TeacherSpec(ModelSpec):
+    """A model that gives targets, live or from a store on disk."""
+
+    store: str | None = None
+    """A folder made by `stillhouse store build`; its signals are served in place of a live teacher's."""
+
+
+class ArmSpec(Strict):
+    """Another arm of the comparison: what it does otherwise than the recipe's student."""
+
+    of: Literal["student", "teacher"] | None = None
+    """Evaluate that model as it stands (with another sampler, say); None trains a student of the arm's own."""
+    student: ModelSpec | None = None
+    method: Annotated[MethodKind, AnyKind("method")] | None = None
+    train: Train | None = None
+    sampler: Annotated[SamplerKind, AnyKind("sampler")] | None = None
+
+
+class StageSpec(Strict):
+    """One stage of several; what is left out is the recipe's."""
+
+    name: Name
+    teacher: TeacherSpec | None = None
+    student: ModelSpec | None = None
+    method: Annotated[MethodKind, AnyKind("method")] | None = None
+    train: Train | None = None
+
+
+class Proof(Strict):
+    """What must hold for the recipe to count as proved."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
+    expect: Annotated[list[str], Field(min_length=1)]
+    """Comparisons between arms' metrics, as in "student.accuracy > control.accuracy by 2 se"."""
+    overrides: dict[str, str | int | float | bool | None] = {}
+    """Recipe keys that the proof sets, to run at CPU scale."""
+
+
+class Recipe(Strict):
+    """One distillation: data, teacher, student, method, budget, what is measured, and what would prove it."""
+
+    name: Name
+    about: str = ""
+    paper: str | list[str] | None = None
+    """Catalogue key of the paper this shows, or several."""
+    data: Annotated[DataKind, AnyKind("data")]
+    teacher: TeacherSpec | None = None
+    student: ModelSpec
+    method: Annotated[MethodKind, AnyKind("method")]
+    train: Train
+    stages: list[StageSpec] = []
+    """Stages before the last one, in order; the recipe's own method and train are the last."""
+    evaluate: list[Annotated[MetricKind, AnyKind("metric")]] = []
+    evaluate_on: Literal["validation", "test"] = "test"
+    """Tune on validation; report on test."""
+    control: bool | ArmSpec = True
+    """The same student, budget and seed, without the teacher."""
+    arms: dict[ArmName, ArmSpec] = {}
+    """Further arms by name."""
+    proof: Proof | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if self.student.network is None and (self.teacher is None or self.teacher.network is None):
+            raise ValueError("student.network is missing, and there is no teacher's network to take in its place")
+        taken = {"teacher", "student", "control"} & set(self.arms)
+        if taken:
+            raise ValueError(f"arms may not be named {', '.join(sorted(taken))}: the run names those itself")
+        if self.control is True and self.method.without_teacher() is None:
+            raise ValueError(
+                f"method {self.method.word!r} cannot tell what its student would be without a teacher: "
+                "say it under 'control', or set control: false"
+            )
+        return self

@@ -1,0 +1,1 @@
+"""Any set of parameters with a forward function."""

@@ -1,0 +1,35 @@
+"""The view of an image classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.engine.contracts import Batch, Facts, Signals
+from stillhouse.views.kinds import Image
+
+
+class ImageView:
+    """(image - mean) / std by channel; the output is the logits, or carries them as `.logits`."""
+
+    def __init__(self, kind: Image, facts: Facts | None = None) -> None:
+        self.mean = torch.tensor(kind.mean).view(-1, 1, 1)
+        self.std = torch.tensor(kind.std).view(-1, 1, 1)
+        self.plain = all(m == 0 for m in kind.mean) and all(s == 1 for s in kind.std)
+        self.fingerprint = f"image mean={kind.mean} std={kind.std}"
+
+    def inputs(self, batch: Batch) -> dict[str, Any]:
+        image = batch["image"]
+        if self.plain:
+            return {"": image}
+        if self.mean.device != image.device:
+            self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
+        return {"": (image - self.mean) / self.std}
+
+    def read(self, output: Any, batch: Batch) -> Signals:
+        return {"logits": output if isinstance(output, Tensor) else output.logits}
+
+    def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        return batch["labels"], None

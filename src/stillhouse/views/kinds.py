@@ -1,0 +1,31 @@
+"""The views a recipe may name. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from stillhouse.kinds import Kind
+
+
+class ViewKind(Kind):
+    """What a model gets to see of a batch: `build(facts)` gives a `stillhouse.views.model.View`."""
+
+    family: ClassVar[str] = "view"
+
+
+class Image(ViewKind):
+    """The image, normalised by channel."""
+
+    kind: Literal["image"] = "image"
+    builds = "stillhouse.views.image:ImageView"
+    mean: tuple[float, ...] = (0.0,)
+    """By channel, or one for all."""
+    std: tuple[float, ...] = (1.0,)
+    """By channel, or one for all."""
+
+
+class Tokens(ViewKind):
+    """Token ids; logits are read one position ahead of the token they predict."""
+
+    kind: Literal["tokens"] = "tokens"
+    builds = "stillhouse.views.tokens:TokenView"
