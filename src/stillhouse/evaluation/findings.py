@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stillhouse.engine.contracts import Data, Source
+from stillhouse.errors import StillhouseError
 from stillhouse.views.model import Model
 
 
@@ -44,3 +45,20 @@ class Findings:
 
     metrics: dict[str, float] = field(default_factory=dict)
     figures: list[dict[str, Any]] = field(default_factory=list)
+    per_example: dict[str, list[float]] = field(default_factory=dict)
+    """By metric name, one value an example in the order of the split, where the metric is their mean.
+    They give a paired interval for the difference between two arms of one run."""
+
+    def add(self, other: Findings) -> None:
+        """Take up what another measurement of the same arm gave.
+
+        Raises StillhouseError where both give a metric of the same name.
+        """
+        twice = sorted(self.metrics.keys() & other.metrics.keys())
+        if twice:
+            raise StillhouseError(
+                f"two measurements give a metric named {', '.join(twice)}: name each kind once under 'evaluate'"
+            )
+        self.metrics |= other.metrics
+        self.figures += other.figures
+        self.per_example |= other.per_example

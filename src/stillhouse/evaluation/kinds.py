@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from stillhouse.kinds import Kind
+from stillhouse.kinds import Kind, kinds
+
+
+class Measure(NamedTuple):
+    """How one number of the summary is called and read."""
+
+    label: str
+    better: Literal["higher", "lower", ""] = ""
+    """Which way is good; "" where neither is."""
+    unit: Literal["share", "count", "ms", ""] = ""
+    """A share is printed in per cent, a count with thousands apart."""
 
 
 class MetricKind(Kind):
     """Measures an arm: builds a function `(kind, arm, context) -> Findings` (see stillhouse.evaluation.findings)."""
 
     family: ClassVar[str] = "metric"
+    gives: ClassVar[dict[str, Measure]] = {}
+    """The metrics it gives, by their name in summary.json."""
 
 
 class Accuracy(MetricKind):
@@ -20,6 +32,7 @@ class Accuracy(MetricKind):
 
     kind: Literal["accuracy"] = "accuracy"
     builds = "stillhouse.evaluation.classification:accuracy"
+    gives: ClassVar[dict[str, Measure]] = {"accuracy": Measure("accuracy", "higher", "share")}
 
 
 class Agreement(MetricKind):
@@ -27,6 +40,10 @@ class Agreement(MetricKind):
 
     kind: Literal["agreement"] = "agreement"
     builds = "stillhouse.evaluation.classification:agreement"
+    gives: ClassVar[dict[str, Measure]] = {
+        "agreement": Measure("agreement with the teacher", "higher", "share"),
+        "teacher_kl": Measure("KL from the teacher", "lower"),
+    }
 
 
 class Calibration(MetricKind):
@@ -34,11 +51,27 @@ class Calibration(MetricKind):
 
     kind: Literal["calibration"] = "calibration"
     builds = "stillhouse.evaluation.classification:calibration"
+    gives: ClassVar[dict[str, Measure]] = {
+        "nll": Measure("negative log-likelihood", "lower"),
+        "brier": Measure("Brier score", "lower"),
+        "ece": Measure("expected calibration error", "lower"),
+    }
     bins: Annotated[int, Field(ge=2, le=100)] = 15
 
 
 class Cost(MetricKind):
-    """Parameters, multiply-adds of one forward pass, and time an example."""
+    """Parameters, floating-point operations (a multiply-add is two) and milliseconds an example."""
 
     kind: Literal["cost"] = "cost"
     builds = "stillhouse.evaluation.cost:cost"
+    gives: ClassVar[dict[str, Measure]] = {
+        "parameters": Measure("parameters", "lower", "count"),
+        "flops": Measure("FLOPs an example", "lower", "count"),
+        "milliseconds": Measure("milliseconds an example", "lower", "ms"),
+    }
+
+
+def measures() -> dict[str, Measure]:
+    """Every metric that a registered kind gives, by its name in summary.json."""
+    registered = [kind for kind in kinds("metric").values() if issubclass(kind, MetricKind)]
+    return {name: measure for kind in registered for name, measure in kind.gives.items()}
