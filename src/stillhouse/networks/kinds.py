@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stillhouse.engine.settings import Train
 from stillhouse.kinds import AnyKind, Kind
@@ -40,9 +40,20 @@ class ResNet(NetworkKind):
     width: Width = 16
     """Channels of the first stage; doubled at the second and the third."""
 
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        if depth % 6 != 2:
+            below = depth - (depth - 2) % 6
+            raise ValueError(f"a CIFAR ResNet has 6 n + 2 layers: {below} or {below + 6}, not {depth}")
+        return depth
+
 
 class SamplerKind(Kind):
-    """How a generator turns noise into samples: `build(denoiser)` gives a callable `(noise, labels, rng) -> samples`."""
+    """How a generator turns noise into samples.
+
+    `build(denoiser)` gives a callable `(noise, labels, rng) -> samples`.
+    """
 
     family: ClassVar[str] = "sampler"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.kinds import Kind
 
@@ -26,3 +26,9 @@ class Digits(DataKind):
     """Share kept for tuning, never reported."""
     shift: Annotated[int, Field(ge=0, le=3)] = 1
     """Training images are moved by up to this many pixels each way."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> Digits:
+        if self.test + self.validation >= 1:
+            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
+        return self

@@ -1,0 +1,147 @@
+"""Divergences between a student's and a teacher's answers.
+
+Every function takes logits over the last dimension, computes in at least fp32, gives one value
+for each of the leading positions (nothing is reduced: masks and weights are the engine's), lets
+gradients flow to the student alone, and counts a class of probability zero as adding nothing.
+P is the teacher's distribution, Q the student's; T is the temperature that divides both logits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stillhouse.errors import StillhouseError
+
+
+def forward_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(P || Q), Hinton et al. 2015 (arXiv:1503.02531), section 2.
+
+    Args: logits [..., V]. Returns [...], zero where the distributions are equal.
+    The factor T^2 keeps the gradient's size as T grows, as the paper advises.
+    """
+    log_q, log_p = _log_probs(student, teacher, temperature)
+    return temperature**2 * _kl(log_p, log_q)
+
+
+def reverse_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(Q || P): the student is drawn to modes of the teacher (Gu et al. 2023, arXiv:2306.08543).
+
+    Args: logits [..., V]. Returns [...]; infinite where Q has mass on a class that P excludes.
+    """
+    log_q, log_p = _log_probs(student, teacher, temperature)
+    return temperature**2 * _kl(log_q, log_p)
+
+
+def generalised_jsd(student: Tensor, teacher: Tensor, *, beta: float = 0.5, temperature: float = 1.0) -> Tensor:
+    """T^2 (beta KL(P || M) + (1 - beta) KL(Q || M)), M = beta P + (1 - beta) Q, 0 < beta < 1.
+
+    Agarwal et al. 2024 (arXiv:2306.13649), eq. 1, with their P the teacher and their Q the student.
+    The endpoints are zero and have functions of their own: divided by beta it tends to the forward
+    KL as beta goes to 0, divided by 1 - beta to the reverse KL as beta goes to 1.
+
+    Args: logits [..., V]. Returns [...], at most -T^2 (beta log beta + (1 - beta) log(1 - beta)).
+    """
+    log_q, log_p = _log_probs(student, teacher, temperature)
+    log_m = _mixture(log_p, log_q, beta)
+    return temperature**2 * (beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m))
+
+
+def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """-sum_v P_v log Q_v against class indices or given probabilities.
+
+    Args:
+        student: logits [..., V].
+        target: integer class indices [...], or probabilities [..., V].
+        label_smoothing: the share of P that is spread evenly over all classes (Szegedy et al. 2016).
+
+    Returns [...]. Where the index is -100 the value is zero; whether it counts is for the mask to say.
+    Raises StillhouseError when the shapes do not fit.
+    """
+    logits = at_least_fp32(student)
+    if target.is_floating_point():
+        _same_shape(student, target)
+        p = target.detach().to(logits.dtype)
+        p = p + label_smoothing * (1 / p.shape[-1] - p) if label_smoothing else p
+        return -(p * logits.log_softmax(-1).masked_fill(p == 0, 0.0)).sum(-1)
+    if target.shape != student.shape[:-1]:
+        raise StillhouseError(
+            f"cross_entropy: class indices of shape {tuple(target.shape)} do not fit logits of shape "
+            f"{tuple(student.shape)}; one index for each position is needed"
+        )
+    flat = logits.reshape(-1, logits.shape[-1])
+    values = functional.cross_entropy(flat, target.reshape(-1), reduction="none", label_smoothing=label_smoothing)
+    return values.view(target.shape)
+
+
+def mse(student: Tensor, target: Tensor) -> Tensor:
+    """Squared difference, averaged over all dimensions but the first.
+
+    Args: tensors [B, ...] of one shape. Returns [B].
+    Raises StillhouseError when the shapes differ: nothing is broadcast.
+    """
+    _same_shape(student, target)
+    difference = at_least_fp32(student) - at_least_fp32(target.detach())
+    return difference.square().flatten(1).mean(1) if student.dim() > 1 else difference.square()
+
+
+def sparse_forward_kl(student: Tensor, log_probs: Tensor, indices: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(P || Q) with all classes outside the teacher's top k counted as one.
+
+    By the data-processing inequality it is at most the full KL, and equal to it for k = V. Unlike the KL
+    of renormalised top-k probabilities it does not reward the student for mass outside them.
+
+    Args:
+        student: logits [..., V].
+        log_probs: the teacher's largest log-probabilities [..., k], taken at this temperature from the
+            softmax over all V classes; the mass they leave is the tail's.
+        indices: their classes [..., k], each once a position.
+
+    Returns [...].
+    """
+    logits = at_least_fp32(student) / temperature
+    log_p = at_least_fp32(log_probs.detach()).to(logits.dtype)
+    log_z = logits.logsumexp(-1, keepdim=True)
+    value = _kl(log_p, logits.gather(-1, indices) - log_z)
+    if indices.shape[-1] < logits.shape[-1]:
+        log_tail_p = torch.log(-torch.expm1(log_p.logsumexp(-1).clamp(max=0.0)))
+        rest = logits.scatter(-1, indices, -math.inf)
+        log_tail_q = rest.logsumexp(-1) - log_z.squeeze(-1)
+        value = value + _kl(log_tail_p.unsqueeze(-1), log_tail_q.unsqueeze(-1))
+    return temperature**2 * value
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    """The tensor in fp32 where it is coarser, else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _log_probs(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """log Q and log P at the temperature, in one dtype; no gradient to the teacher."""
+    _same_shape(student, teacher)
+    student, teacher = at_least_fp32(student), at_least_fp32(teacher.detach())
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
+    return student.log_softmax(-1), teacher.log_softmax(-1)
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """sum_v a_v (log a_v - log b_v); where a_v is zero, neither value nor gradient, whatever b_v is."""
+    a = log_a.exp()
+    return (a * (log_a - log_b).masked_fill(a == 0, 0.0)).sum(-1)
+
+
+def _mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """log(beta P + (1 - beta) Q)."""
+    return torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+
+
+def _same_shape(student: Tensor, target: Tensor) -> None:
+    if student.shape != target.shape:
+        raise StillhouseError(
+            f"the student gives {tuple(student.shape)} and its target {tuple(target.shape)}: shapes must be equal "
+            "(another number of classes, another vocabulary, or a tap at another width?)"
+        )

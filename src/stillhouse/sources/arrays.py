@@ -1,0 +1,63 @@
+"""Labelled images held in memory (or in a memory map), cut out and flipped by the batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stillhouse.engine.contracts import Batch
+
+
+class ImageArray:
+    """A `Source` over an array of images.
+
+    Args:
+        images: [N, C, H, W], float in [0, 1], or uint8 (served as value / 255). May be a memory map.
+        labels: [N] class indices.
+        rows: [n] the rows of `images` that this source serves, in order; None: all.
+        fingerprint: a hash of the served images and labels.
+        pad: with a generator, a window of the same size is cut at random from the image with
+            this many zero pixels around it (Krizhevsky 2009; He et al. 2015, section 4.2 use 4).
+        flip: with a generator, every second image on average is mirrored left to right.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        fingerprint: str,
+        rows: Tensor | None = None,
+        pad: int = 0,
+        flip: bool = False,
+    ) -> None:
+        assert len(images) == len(labels), "one label an image"
+        self.images, self.rows = images, rows
+        self.labels = labels if rows is None else labels[rows]
+        self.fingerprint = fingerprint
+        self.pad, self.flip = pad, flip
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
+        """`index` and `labels` [B], `image` float [B, C, H, W] in [0, 1]; augmented only with a generator."""
+        rows = indices if self.rows is None else self.rows.index_select(0, indices)
+        images = self.images.index_select(0, rows)
+        if rng is not None and self.pad:
+            images = _cut(images, self.pad, rng)
+        if rng is not None and self.flip:
+            mirrored = torch.rand(len(images), generator=rng) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        if images.dtype == torch.uint8:
+            images = images.float().div_(255)
+        return {"index": indices, "image": images, "labels": self.labels.index_select(0, indices)}
+
+
+def _cut(images: Tensor, pad: int, rng: torch.Generator) -> Tensor:
+    """A window of the original size from each zero-padded image, placed uniformly: [B, C, H, W] -> the same."""
+    height, width = images.shape[-2:]
+    down, right = torch.randint(2 * pad + 1, (2, len(images)), generator=rng)
+    windows = functional.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(len(images)), :, down, right]  # [B, C, 2p+1, 2p+1, H, W] at (down, right)
