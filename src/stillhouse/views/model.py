@@ -66,5 +66,5 @@ class Model(nn.Module):
 
     def _look(self, batch: Batch) -> Signals:
         inputs = self.view.inputs(batch)
-        output = self.network(inputs[""]) if "" in inputs else self.network(**inputs)
+        output = self(inputs[""]) if "" in inputs else self(**inputs)
         return self.view.read(output, batch)
