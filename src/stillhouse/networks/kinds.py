@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,6 +16,11 @@ class NetworkKind(Kind):
     """A network: `build(facts)` gives an `nn.Module` fitted to the data's shape and classes."""
 
     family: ClassVar[str] = "network"
+    pretraining: ClassVar[dict[str, Any]] = {
+        "kind": "match",
+        "terms": [{"signal": "labels", "by": "cross_entropy"}],
+    }
+    """The method, in a recipe's words, that trains such a network on the data alone."""
 
 
 class ConvNet(NetworkKind):
