@@ -5,16 +5,19 @@ Imports no torch: a recipe is checked before anything heavy is loaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 # The kinds that ship with the package register themselves when these modules are imported.
 from stillhouse.engine.settings import Train
+from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.kinds import MetricKind
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
+from stillhouse.recipe.expect import check_arms, parse
 from stillhouse.sources.kinds import DataKind
 from stillhouse.views.kinds import ViewKind
 
@@ -73,6 +76,13 @@ class Proof(Strict):
     overrides: dict[str, str | int | float | bool | None] = {}
     """Recipe keys that the proof sets, to run at CPU scale."""
 
+    @field_validator("expect")
+    @classmethod
+    def _parses(cls, texts: list[str]) -> list[str]:
+        for text in texts:
+            _as_value_error(parse, text)
+        return texts
+
 
 class Recipe(Strict):
     """One distillation: data, teacher, student, method, budget, what is measured, and what would prove it."""
@@ -98,6 +108,12 @@ class Recipe(Strict):
     proof: Proof | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
+    @property
+    def contestants(self) -> list[str]:
+        """The names of the arms that a run of it measures."""
+        named = {"teacher": self.teacher is not None, "student": True, "control": self.control is not False}
+        return [*(arm for arm, present in named.items() if present), *self.arms]
+
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         if self.student.network is None and (self.teacher is None or self.teacher.network is None):
@@ -110,4 +126,14 @@ class Recipe(Strict):
                 f"method {self.method.word!r} cannot tell what its student would be without a teacher: "
                 "say it under 'control', or set control: false"
             )
+        for text in self.proof.expect if self.proof else ():
+            _as_value_error(check_arms, parse(text), self.contestants)
         return self
+
+
+def _as_value_error(check: Callable[..., object], *args: object) -> None:
+    """Run a check; pydantic adds file and line to a ValueError."""
+    try:
+        check(*args)
+    except StillhouseError as error:
+        raise ValueError(str(error)) from error
