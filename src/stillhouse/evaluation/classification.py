@@ -1,0 +1,136 @@
+"""How good a classifier is, whether it copies its teacher, and whether its confidence can be believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.answers import Answers, answers
+from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration
+
+MOST_CLASSES = 40
+"""Figures by class are left out where there are more classes than a reader can tell apart."""
+
+
+def accuracy(kind: Accuracy, arm: Arm, context: Context) -> Findings:
+    """The share of examples whose most likely class is the label; the same by class as a figure."""
+    del kind
+    found = answers(arm, context)
+    right = found.right.double()
+    return Findings(
+        metrics={"accuracy": right.mean().item()},
+        figures=_by_class("Accuracy by class", right, found.labels, context),
+        per_example={"accuracy": right.tolist()},
+    )
+
+
+def agreement(kind: Agreement, arm: Arm, context: Context) -> Findings:
+    """How often arm and teacher name the same class, and the mean KL(teacher || arm) in nats, at temperature 1.
+
+    Nothing for the teacher itself. Raises StillhouseError without a teacher, or where the two name
+    different numbers of classes.
+    """
+    del kind
+    if arm.name == "teacher":
+        return Findings()
+    if "teacher" not in context.arms:
+        raise StillhouseError("agreement is measured against a teacher, and this run has none: leave it out")
+    own, teacher = answers(arm, context), answers(context.arms["teacher"], context)
+    if own.logits.shape != teacher.logits.shape:
+        raise StillhouseError(
+            f"{arm.name} gives logits of shape {list(own.logits.shape)}, the teacher {list(teacher.logits.shape)}: "
+            "agreement needs the same classes on both sides"
+        )
+    same = (own.guesses == teacher.guesses).double()
+    divergence = teacher_kl(own.logits, teacher.logits)
+    return Findings(
+        metrics={"agreement": same.mean().item(), "teacher_kl": divergence.mean().item()},
+        figures=[who_is_right(own, teacher), *_by_class("Agreement by class", same, own.labels, context)],
+        per_example={"agreement": same.tolist(), "teacher_kl": divergence.tolist()},
+    )
+
+
+def calibration(kind: Calibration, arm: Arm, context: Context) -> Findings:
+    """Negative log-likelihood (nats), Brier score (0 to 2) and expected calibration error (0 to 1)."""
+    found = answers(arm, context)
+    log_p = found.logits.double().log_softmax(-1)  # [N, C]
+    nll = functional.nll_loss(log_p, found.labels, reduction="none")
+    brier = brier_score(log_p.exp(), found.labels)
+    bins = reliability(log_p.exp(), found.labels, kind.bins)
+    ece = expected_calibration_error(bins)
+    figure = {"kind": "reliability", "title": "Reliability", "bins": bins, "ece": ece}
+    return Findings(
+        metrics={"nll": nll.mean().item(), "brier": brier.mean().item(), "ece": ece},
+        figures=[figure],
+        per_example={"nll": nll.tolist(), "brier": brier.tolist()},
+    )
+
+
+def teacher_kl(own: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || own) of each example in nats, [N] float64, from logits [N, C]."""
+    log_p, log_q = teacher.double().log_softmax(-1), own.double().log_softmax(-1)
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
+
+
+def brier_score(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Squared distance between the probabilities [N, C] and the label's one-hot vector, summed over classes, [N].
+
+    Brier 1950, "Verification of forecasts expressed in terms of probability": 0 is perfect, 2 the worst.
+    """
+    return (probabilities - functional.one_hot(labels, probabilities.shape[-1])).square().sum(-1)
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int) -> list[dict[str, float]]:
+    """Equal-width bins (low, high] of the largest probability, each with its count, mean confidence and accuracy.
+
+    Guo et al. 2017, arXiv:1706.04599, equations 1 and 2. Empty bins have accuracy and confidence 0.
+    """
+    confidence, guesses = probabilities.double().max(-1)
+    right = (guesses == labels).double()
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    place = torch.bucketize(confidence, edges[1:-1])  # (low, high]: an edge belongs to the bin below it
+    counts = torch.bincount(place, minlength=bins)
+    shown = counts.clamp(min=1)
+    mean_confidence = torch.bincount(place, confidence, minlength=bins) / shown
+    mean_right = torch.bincount(place, right, minlength=bins) / shown
+    columns = zip(edges[:-1], edges[1:], counts, mean_confidence, mean_right, strict=True)
+    return [
+        {"low": a.item(), "high": b.item(), "count": n.item(), "confidence": c.item(), "accuracy": r.item()}
+        for a, b, n, c, r in columns
+    ]
+
+
+def expected_calibration_error(bins: list[dict[str, float]]) -> float:
+    """The gap between confidence and accuracy, averaged over the bins by their counts (Guo et al. 2017, equation 3)."""
+    gaps = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins)
+    return gaps / sum(b["count"] for b in bins)
+
+
+def who_is_right(own: Answers, teacher: Answers) -> dict[str, Any]:
+    """Counts of examples by who is right: a figure."""
+    a, t = own.right, teacher.right
+    return {
+        "kind": "who-is-right",
+        "title": "Who is right",
+        "both": int((a & t).sum()),
+        "arm": int((a & ~t).sum()),
+        "teacher": int((~a & t).sum()),
+        "neither": int((~a & ~t).sum()),
+        "same_mistake": int((~a & ~t & (own.guesses == teacher.guesses)).sum()),
+    }
+
+
+def _by_class(title: str, values: Tensor, labels: Tensor, context: Context) -> list[dict[str, Any]]:
+    """A bar chart of the mean of values [N] for each class that occurs; none where there are too many classes."""
+    present = labels.unique().tolist()
+    if len(present) > MOST_CLASSES:
+        return []
+    names = context.data.facts.names
+    shares = [values[labels == c].mean().item() for c in present]
+    shown = [names[c] if c < len(names) else str(c) for c in present]
+    return [{"kind": "bars", "title": title, "labels": shown, "series": {"": shares}, "unit": "share"}]

@@ -1,0 +1,85 @@
+"""Intervals for the difference between two arms: over the examples of one run, and over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from stillhouse.evaluation.kinds import Cost
+
+if TYPE_CHECKING:
+    from stillhouse.evaluation.findings import Findings
+
+RESAMPLES = 2000
+CELLS = 2**22
+"""Most resampled values held at once: 32 MiB."""
+
+
+class Interval(NamedTuple):
+    """A mean and the bounds of its confidence interval; no bounds where they cannot be told."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
+    """The mean of a - b with its percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
+
+    a and b hold one value an example, in the same order: examples are resampled, and both arms with them,
+    so what makes an example hard for both cancels. It covers the draw of the examples, not the luck of
+    training: for that, `t_interval` over seeds. Fewer than two examples give no bounds.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired values must be as many on both sides, not {len(a)} and {len(b)}")
+    difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
+    if difference.size < 2:
+        return Interval(float(difference.mean()), None, None)
+    rng = np.random.default_rng(seed)
+    rows = max(1, CELLS // difference.size)
+    means = [
+        difference[rng.integers(difference.size, size=(min(rows, RESAMPLES - done), difference.size))].mean(axis=1)
+        for done in range(0, RESAMPLES, rows)
+    ]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Interval(float(difference.mean()), float(low), float(high))
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of independent values (one a seed) with its Student t interval; one value gives no bounds."""
+    from scipy import stats
+
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return Interval(mean, None, None)
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * spread(values) / math.sqrt(len(values))
+    return Interval(mean, mean - reach, mean + reach)
+
+
+def spread(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1); 0 for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def effect(student: Findings, control: Findings, *, seed: int = 0) -> dict[str, dict[str, float | None]]:
+    """What the teacher changed: student minus control for each metric that both have, in the student's order.
+
+    A metric that is a mean over examples gets a 95 % paired interval; any other gets low and high None.
+    What an arm costs to use is left out: student and control are the same network.
+    """
+    changes = {}
+    for name in (student.metrics.keys() & control.metrics.keys()) - Cost.gives.keys():
+        interval = Interval(student.metrics[name] - control.metrics[name], None, None)
+        if name in student.per_example and name in control.per_example:
+            interval = paired_interval(student.per_example[name], control.per_example[name], seed=seed)
+        changes[name] = {"difference": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: changes[name] for name in student.metrics if name in changes}
