@@ -48,8 +48,8 @@ class ImageArray:
         if rng is not None and self.pad:
             images = _cut(images, self.pad, rng)
         if rng is not None and self.flip:
-            mirrored = torch.rand(len(images), generator=rng) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            mirrored = (torch.rand(len(images), generator=rng) < 0.5).nonzero().squeeze(1)
+            images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))
         if images.dtype == torch.uint8:
             images = images.float().div_(255)
         return {"index": indices, "image": images, "labels": self.labels.index_select(0, indices)}
@@ -57,7 +57,11 @@ class ImageArray:
 
 def _cut(images: Tensor, pad: int, rng: torch.Generator) -> Tensor:
     """A window of the original size from each zero-padded image, placed uniformly: [B, C, H, W] -> the same."""
-    height, width = images.shape[-2:]
-    down, right = torch.randint(2 * pad + 1, (2, len(images)), generator=rng)
-    windows = functional.pad(images, (pad, pad, pad, pad)).unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(images)), :, down, right]  # [B, C, 2p+1, 2p+1, H, W] at (down, right)
+    count, channels, height, width = images.shape
+    padded = functional.pad(images, (pad, pad, pad, pad))
+    down, right = torch.randint(2 * pad + 1, (2, count), generator=rng)
+    image, channel, line, _ = padded.stride()
+    first = torch.arange(count).mul_(image).add_(right).add_(down, alpha=line)  # of each window, counted in pixels
+    last = padded.numel() - (channels - 1) * channel - (height - 1) * line - width
+    windows = padded.as_strided((last + 1, channels, height, width), (1, channel, line, 1))  # one at every pixel
+    return windows.index_select(0, first)

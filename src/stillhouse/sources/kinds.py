@@ -32,3 +32,25 @@ class Digits(DataKind):
         if self.test + self.validation >= 1:
             raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
         return self
+
+
+class ImageParquet(DataKind):
+    """Images in Parquet files of the Hugging Face layout: encoded bytes and a class index in each row.
+
+    All images of one size. They are decoded once and kept in the cache folder, memory-mapped from then on.
+    """
+
+    kind: Literal["image-parquet"] = "image-parquet"
+    builds = "stillhouse.sources.images:image_parquet"
+    path: Annotated[str, Field(min_length=1)]
+    """A folder with train*.parquet and test*.parquet, or `hub:owner/name`, downloaded from the Hugging Face hub."""
+    image: str = "img"
+    """Column of the images."""
+    label: str = "label"
+    """Column of the class indices."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training images kept for tuning, drawn once by class with a fixed seed."""
+    crop: Annotated[int, Field(ge=0)] = 4
+    """Training images are cut at random from the image with this many zero pixels around it."""
+    flip: bool = True
+    """Every second training image on average is mirrored left to right."""
