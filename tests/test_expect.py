@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stillhouse.errors import StillhouseError
-from stillhouse.recipe.expect import check_arms, parse
+from stillhouse.recipe.expect import check_names, parse
 
 
 def holds(text: str, *seeds: dict[str, dict[str, float | None]]) -> bool:
@@ -144,12 +144,24 @@ class TestWhatIsMissing:
         assert not judged.holds
         assert "'student'" in judged.why
         with pytest.raises(StillhouseError, match="'control'"):
-            check_arms(parse("student.accuracy > contol.accuracy"), ["student", "control"])
+            check_names(parse("student.accuracy > contol.accuracy"), ["student", "control"], ["accuracy"])
+
+    def test_a_recipe_is_checked_before_it_runs(self):
+        arms, metrics = ["student", "control"], ["accuracy", "nll"]
+        check_names(parse("student.accuracy > control.accuracy by 2 se"), arms, metrics)
+        check_names(parse("student.anything > 0"), arms, [])
+        with pytest.raises(StillhouseError, match="'accuracy'"):
+            check_names(parse("student.acuracy > 0"), arms, metrics)
 
     def test_division_by_zero_does_not_hold(self):
         judged = parse("student.accuracy / control.accuracy > 0").judge([arms(0.5, 0.0)])
         assert not judged.holds
         assert "division by zero" in judged.why
+
+    def test_numbers_beyond_any_measure_do_not_hold(self):
+        huge = "student.accuracy" + " * 1e90" * 4 + " > 0"
+        assert "beyond" in parse(huge).judge([arms(1e90, 0.0)]).why
+        assert "student.accuracy is 1e+300" in parse("student.accuracy > 0").judge([arms(1e300, 0.0)] * 3).why
 
     def test_no_seeds_is_an_error(self):
         with pytest.raises(StillhouseError, match="no seeds"):

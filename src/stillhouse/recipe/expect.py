@@ -28,6 +28,7 @@ Arms = Mapping[str, Mapping[str, float | None]]
 
 _LONGEST = 500
 _DEEPEST = 32
+_LARGEST = 1e100
 _TOKEN = re.compile(
     r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?![\w.])"
     r"|(?P<word>[A-Za-z_]\w*(?:\.\w+)*)"
@@ -73,7 +74,7 @@ class Name:
         if self.metric not in metrics:
             raise _Unmeasured(f"{self.arm} has no metric {self.metric!r}; {nearest(self.metric, metrics)}")
         value = metrics[self.metric]
-        if value is None or not math.isfinite(value):
+        if value is None or not abs(value) <= _LARGEST:
             raise _Unmeasured(f"{self.arm}.{self.metric} is {'missing' if value is None else value}")
         return float(value)
 
@@ -97,8 +98,8 @@ class Pair:
         if self.sign == "/" and right == 0:
             raise _Unmeasured("a division by zero")
         value = _COMBINE[self.sign](left, right)
-        if not math.isfinite(value):
-            raise _Unmeasured(f"{left:g} {self.sign} {right:g} is too large for a number")
+        if not abs(value) <= _LARGEST:
+            raise _Unmeasured(f"{left:g} {self.sign} {right:g} is beyond {_LARGEST:g}")
         return value
 
 
@@ -180,14 +181,17 @@ def parse(text: str) -> Expectation:
     return _Parser(text).expectation()
 
 
-def check_arms(expectation: Expectation, arms: Iterable[str]) -> None:
-    """Raise StillhouseError where the expectation names an arm that is not among `arms`."""
-    known = list(arms)
+def check_names(expectation: Expectation, arms: Iterable[str], metrics: Iterable[str]) -> None:
+    """Raise StillhouseError where it names an arm or a metric that is not among these; no metrics: any goes."""
+    arms, metrics = list(arms), list(metrics)
     for name in expectation.names:
-        if name.arm not in known:
-            raise StillhouseError(
-                f"{expectation.text!r}: the recipe has no arm named {name.arm!r}; {nearest(name.arm, known)}"
-            )
+        if name.arm not in arms:
+            problem = f"the recipe has no arm named {name.arm!r}; {nearest(name.arm, arms)}"
+        elif metrics and name.metric not in metrics:
+            problem = f"nothing under 'evaluate' gives {name.metric!r}; {nearest(name.metric, metrics)}"
+        else:
+            continue
+        raise StillhouseError(f"in the expectation {expectation.text!r}: {problem}")
 
 
 def _names(node: Node) -> list[Name]:
@@ -313,8 +317,8 @@ class _Parser:
     def number(self) -> float | None:
         at = self.token.at
         text = self.take("number")
-        if text is not None and not math.isfinite(float(text)):
-            raise _wrong(self.text, at, f"{text} is too large for a number")
+        if text is not None and float(text) > _LARGEST:
+            raise _wrong(self.text, at, f"{text} is too large; numbers go up to {_LARGEST:g}")
         return None if text is None else float(text)
 
     def name(self) -> Name:

@@ -11,13 +11,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 # The kinds that ship with the package register themselves when these modules are imported.
+from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.kinds import MetricKind
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
-from stillhouse.recipe.expect import check_arms, parse
+from stillhouse.recipe.expect import check_names, parse
 from stillhouse.sources.kinds import DataKind
 from stillhouse.views.kinds import ViewKind
 
@@ -90,7 +91,7 @@ class Recipe(Strict):
     name: Name
     about: str = ""
     paper: str | list[str] | None = None
-    """Catalogue key of the paper this shows, or several."""
+    """Catalogue key of the paper this shows, or several; None where it is not in the catalogue."""
     data: Annotated[DataKind, AnyKind("data")]
     teacher: TeacherSpec | None = None
     student: ModelSpec
@@ -108,11 +109,24 @@ class Recipe(Strict):
     proof: Proof | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
+    @field_validator("paper")
+    @classmethod
+    def _known(cls, named: str | list[str] | None) -> str | list[str] | None:
+        for key in [named] if isinstance(named, str) else named or ():
+            _as_value_error(papers.paper, key)
+        return named
+
     @property
     def contestants(self) -> list[str]:
         """The names of the arms that a run of it measures."""
         named = {"teacher": self.teacher is not None, "student": True, "control": self.control is not False}
         return [*(arm for arm, present in named.items() if present), *self.arms]
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the metrics that a run of it gives; none where a kind does not tell."""
+        kinds = [kind for kind in self.evaluate if isinstance(kind, MetricKind)]
+        return [name for kind in kinds for name in kind.gives] if all(kind.gives for kind in kinds) else []
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -127,7 +141,7 @@ class Recipe(Strict):
                 "say it under 'control', or set control: false"
             )
         for text in self.proof.expect if self.proof else ():
-            _as_value_error(check_arms, parse(text), self.contestants)
+            _as_value_error(check_names, parse(text), self.contestants, self.measured)
         return self
 
 

@@ -1,0 +1,137 @@
+"""The pages written from the catalogue and the evidence: docs/catalogue.md and the README's table.
+
+python -m stillhouse.catalog.page            # rewrites both
+python -m stillhouse.catalog.page --check    # exit code 1 where one of them is out of date
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from stillhouse.catalog import papers, shipped
+from stillhouse.catalog.evidence import Finding
+from stillhouse.catalog.papers import Paper
+from stillhouse.catalog.state import WORDS, State, paper_states, recipe_state
+from stillhouse.engine.folder import write_text
+from stillhouse.errors import StillhouseError
+
+ROOT = Path(__file__).parents[3]
+BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
+
+
+def pages(root: Path = ROOT) -> dict[Path, str]:
+    """What the generated files of a source checkout should hold, by path.
+
+    Raises: StillhouseError where the README lacks the markers.
+    """
+    readme = root / "README.md"
+    return {root / "docs" / "catalogue.md": catalogue(), readme: with_table(readme)}
+
+
+def with_table(path: Path) -> str:
+    """The text of a file with the table of recipes between its markers."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise StillhouseError(f"{path} has no line {BEGIN} with a line {END} after it; the table goes between them")
+    return f"{before}{BEGIN}\n{recipe_table()}{END}{after}"
+
+
+def recipe_table() -> str:
+    """The shipped recipes that were proved, or whose proof fell short, with what was measured."""
+    lines = ["| recipe | what it does | measured (mean over seeds) | state |", "|---|---|---|---|"]
+    waiting = []
+    for recipe in shipped.recipes().values():
+        state = recipe_state(recipe)
+        if state.evidence is None or state.word == "recipe":
+            waiting.append(f"`{recipe.name}` ({state.note})")
+            continue
+        measured = "<br>".join(_measured(finding) for finding in state.evidence.expectations)
+        told = f"**{state.word}** {state.evidence.date}, version {state.evidence.version}, {_effort(state)}"
+        lines.append(f"| `{recipe.name}` | {_cell(recipe.about)} | {measured} | {told} |")
+    if waiting:
+        lines += ["", f"Shipped without evidence that fits: {', '.join(waiting)}."]
+    lines += ["", "`stillhouse prove NAME` runs a row again. Written by `python -m stillhouse.catalog.page`."]
+    return "\n".join(lines) + "\n"
+
+
+def catalogue() -> str:
+    """docs/catalogue.md: every paper by family, with its state."""
+    everything = papers.papers()
+    states = {paper.key: paper_states(paper.key) for paper in everything}
+    words = {key: found[0].word if found else "no recipe" for key, found in states.items()}
+    count = Counter(words.values())
+    lines = [
+        "# The catalogue",
+        "",
+        "<!-- Written by `python -m stillhouse.catalog.page`; do not edit. -->",
+        "",
+        f"{len(everything)} papers in {len(papers.families())} families: "
+        + ", ".join(f"{count[word]} {_PHRASES[word]}" for word in reversed(WORDS))
+        + ".",
+        "",
+        "A paper's state follows from the recipes that name it and from what their proofs measured (`evidence/`).",
+        "`stillhouse show KEY` tells a paper's mechanism, what it needs and the experiment that would show it;",
+        "`stillhouse prove KEY` runs its proof.",
+        "",
+        "| family | papers | proved | fell short | recipe |",
+        "|---|---|---|---|---|",
+    ]
+    for family, size in papers.families().items():
+        of = Counter(words[paper.key] for paper in everything if paper.family == family)
+        told = " | ".join(str(of[word] or "") for word in ("proved", "fell short", "recipe"))
+        lines.append(f"| [{family}](#{family}) | {size} | {told} |")
+    for family in papers.families():
+        lines += ["", f"## {family}", "", "| key | paper | kind | state |", "|---|---|---|---|"]
+        lines += [_row(paper, states[paper.key]) for paper in everything if paper.family == family]
+    return "\n".join(lines) + "\n"
+
+
+_PHRASES = {
+    "proved": "proved",
+    "fell short": "whose proof fell short",
+    "recipe": "with a recipe not proved yet",
+    "no recipe": "without a recipe",
+}
+
+
+def _row(paper: Paper, states: list[State]) -> str:
+    told = "; ".join(f"**{state.word}**: `{state.recipe}` ({state.note})" for state in states)
+    return f"| `{paper.key}` | {_cell(paper.title)} | {paper.kind} | {told} |"
+
+
+def _measured(finding: Finding) -> str:
+    text = f"`{_cell(finding.text)}`: {_cell(finding.why)}"
+    return text if finding.holds else f"{text} (**fell short**)"
+
+
+def _effort(state: State) -> str:
+    assert state.evidence is not None, "only evidence has an effort"
+    seeds = ", ".join(map(str, state.evidence.seeds))
+    return f"seeds {seeds}, {state.evidence.seconds / 60:.1f} min"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def main(arguments: list[str]) -> int:
+    """Rewrite the pages, or with --check only say which are out of date. Returns the exit code."""
+    stale = [path for path, text in pages().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)} {'is out of date' if arguments == ['--check'] else 'rewritten'}")
+    if arguments == ["--check"]:
+        return 1 if stale else 0
+    for path in stale:
+        write_text(path, pages()[path])
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except StillhouseError as error:
+        sys.exit(str(error))
