@@ -21,6 +21,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -28,6 +30,9 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from stillhouse.errors import StillhouseError, nearest
+
+PLUGIN = "stillhouse_plugin_"
+"""How the modules of plug-in files are called, before the name of the file."""
 
 
 class Strict(BaseModel):
@@ -111,12 +116,19 @@ class AnyKind:
         self.family, self.tag = family, tag
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # The outer union keeps what is not a word as it came: strict validation of JSON takes a list for
+        # a tuple only where no function stands between the text and the field.
         choices = {name: handler.generate_schema(cls) for name, cls in kinds(self.family).items()}
-        union = core_schema.tagged_union_schema(choices, discriminator=self.tag)
-        return core_schema.no_info_before_validator_function(self._spell_out, union)
+        options = core_schema.tagged_union_schema(choices, discriminator=self.tag)
+        word = core_schema.no_info_before_validator_function(self._spell_out, options)
+        return core_schema.tagged_union_schema({"word": word, "options": options}, discriminator=self._form)
 
-    def _spell_out(self, value: Any) -> Any:
-        return {self.tag: value} if isinstance(value, str) else value
+    def _spell_out(self, word: str) -> dict[str, str]:
+        return {self.tag: word}
+
+    @staticmethod
+    def _form(value: Any) -> str:
+        return "word" if isinstance(value, str) else "options"
 
 
 def load_plugin(path: str | Path) -> None:
@@ -124,19 +136,43 @@ def load_plugin(path: str | Path) -> None:
     path = Path(path).resolve()
     if not path.is_file():
         raise StillhouseError(f"no plug-in file at {path}")
-    name = f"stillhouse_plugin_{path.stem}"
+    name = f"{PLUGIN}{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise StillhouseError(f"{path} is not a Python file; a plug-in is one")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise StillhouseError(f"the plug-in {path} failed: {type(error).__name__}: {error}") from error
+    _rebuild(Strict)
 
 
+def _rebuild(base: type[BaseModel]) -> None:
+    """Have pydantic see the kinds registered since it first built its schemas."""
+    models = [base]
+    for model in models:
+        models += [cls for cls in model.__subclasses__() if cls not in models]
+    for attribute in ("__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"):
+        for model in models:
+            if attribute in vars(model):
+                delattr(model, attribute)
+    for model in models:
+        model.model_rebuild(force=True)
+
+
+@cache
 def load_entry_points() -> None:
     """Register the kinds of installed plug-ins (entry points of the group `stillhouse.kinds`)."""
-    for point in importlib.metadata.entry_points(group="stillhouse.kinds"):
+    points = importlib.metadata.entry_points(group="stillhouse.kinds")
+    for point in points:
         point.load()
+    if points:
+        _rebuild(Strict)
 
 
 def lookup(family: str, name: str) -> type[Kind]:

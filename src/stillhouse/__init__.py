@@ -1,0 +1,75 @@
+"""Stillhouse: one library and one command for every kind of distillation.
+
+    from stillhouse import distill, load
+
+    run = distill(load("kd-digits"))
+    print(run.table())
+
+Everything is imported when it is first used: `import stillhouse` costs nothing, and what needs no
+torch imports none.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stillhouse.engine.contracts import Batch, Data, Facts, Loss, Losses, Method, Player, Source, Turn
+    from stillhouse.errors import StillhouseError
+    from stillhouse.recipe.execute import Run, distill, resume
+    from stillhouse.recipe.schema import Recipe
+    from stillhouse.recipe.text import RecipeError, dump, load, python_program
+    from stillhouse.taps import Taps
+    from stillhouse.teachers.frozen import Frozen
+    from stillhouse.views.model import Model
+
+_HOMES = {
+    "stillhouse.engine.contracts": "Batch Data Facts Loss Losses Method Player Source Turn",
+    "stillhouse.errors": "StillhouseError",
+    "stillhouse.recipe.execute": "Run distill resume",
+    "stillhouse.recipe.schema": "Recipe",
+    "stillhouse.recipe.text": "RecipeError dump load python_program",
+    "stillhouse.taps": "Taps",
+    "stillhouse.teachers.frozen": "Frozen",
+    "stillhouse.views.model": "Model",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = [
+    "Batch",
+    "Data",
+    "Facts",
+    "Frozen",
+    "Loss",
+    "Losses",
+    "Method",
+    "Model",
+    "Player",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Source",
+    "StillhouseError",
+    "Taps",
+    "Turn",
+    "distill",
+    "dump",
+    "load",
+    "python_program",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("stillhouse")
+    if name not in _HOME:
+        raise AttributeError(f"module 'stillhouse' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

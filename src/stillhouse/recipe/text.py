@@ -1,0 +1,139 @@
+"""Recipes as text: from a shipped name, a file, YAML or a dict to a `Recipe`, and back.
+
+    recipe = load("kd-digits", ["train.epochs=5", "seed=1"])
+    print(dump(recipe))
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import to_json
+
+from stillhouse.catalog.shipped import recipes
+from stillhouse.errors import StillhouseError, nearest
+from stillhouse.kinds import load_entry_points, load_plugin
+from stillhouse.recipe.document import MAX_BYTES, Document, parse, plain_scalar
+from stillhouse.recipe.explain import explain
+from stillhouse.recipe.overrides import override
+from stillhouse.recipe.problems import Problem, RecipeError, shorten, shown
+from stillhouse.recipe.program import python_program
+from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.values import plain
+
+__all__ = ["RecipeError", "dump", "load", "python_program", "read", "validate"]
+
+
+def load(
+    source: str | Path | Mapping[str, Any] | Recipe,
+    overrides: Iterable[str] = (),
+    plugins: Iterable[str | Path] = (),
+) -> Recipe:
+    """A recipe from a shipped name, the path of a file, YAML text, a dict, or another recipe.
+
+    Args:
+        source: a `str` is YAML if it holds a line break or ": ", a path if it ends in .yaml or .yml or
+            names a file, and else a shipped name.
+        overrides: changes such as "train.optimizer.lr=1e-3", later ones over earlier ones.
+        plugins: Python files that register kinds. They run: name only what you trust.
+
+    Raises:
+        RecipeError: with all `problems` of the recipe, each with its file, line and key.
+        StillhouseError: there is no such recipe, or a plug-in is missing or fails.
+    """
+    load_entry_points()
+    for plugin in plugins:
+        load_plugin(plugin)
+    document = read(source)
+    if not isinstance(document.data, dict):
+        problem = f"a recipe is a mapping of keys to values; this is {shown(document.data)}"
+        raise RecipeError([Problem(document.file, 1, "", problem)])
+    override(document, overrides)
+    return validate(document)
+
+
+def read(source: str | Path | Mapping[str, Any] | Recipe) -> Document:
+    """The plain data of a recipe, not yet validated, and where each of its values was written."""
+    if isinstance(source, Mapping | Recipe):
+        return Document(plain(source), "recipe")
+    if isinstance(source, str) and ("\n" in source or ": " in source):
+        return parse(source, "recipe")
+    path = _file(source)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        return parse(content.decode("utf-8-sig"), str(source) if path == Path(source) else path.name)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise RecipeError([Problem(str(path), line, "", "not UTF-8 text; save the recipe as UTF-8")]) from None
+    except OSError as error:
+        raise StillhouseError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def validate(document: Document) -> Recipe:
+    """Check a document against the schema, all of it at once.
+
+    Types are taken as they are written: "5" and true are no numbers, and yes is no true.
+    """
+    try:
+        return Recipe.model_validate_json(to_json(document.data, inf_nan_mode="constants"), strict=True)
+    except ValidationError as error:
+        raise RecipeError(explain(error, document)) from None
+
+
+def dump(recipe: Recipe, *, defaults: bool = True) -> str:
+    """The recipe as YAML that loads back to an equal one.
+
+    Args:
+        defaults: write every option, so that the text means the same under other defaults.
+    """
+    return yaml.dump(
+        plain(recipe, defaults=defaults),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=None,
+        width=120,
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text in quotes where it would be read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if isinstance(plain_scalar(text), str) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _file(source: str | Path) -> Path:
+    """The file that a path or a shipped name stands for."""
+    name = str(source)
+    try:
+        path = Path(source)
+        if path.is_file():
+            return path
+    except (OSError, ValueError):
+        raise StillhouseError(f"{shorten(name)!r} is neither a recipe's name nor a path") from None
+    if isinstance(source, Path) or name.endswith((".yaml", ".yml")):
+        what = "is not a file" if path.exists() else "does not exist"
+        raise StillhouseError(f"the recipe {shorten(name)} {what} (looked in {Path.cwd()})")
+    known = recipes()
+    if name not in known:
+        raise StillhouseError(
+            f"no recipe is named {shorten(name)!r}, and there is no such file; {nearest(name, known)} "
+            "('stillhouse list recipes' shows them all)"
+        )
+    return known[name].path
