@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class StillhouseError(Exception):
@@ -22,6 +23,11 @@ class ProofFellShort(StillhouseError):
     """A proof ran to its end and an expectation did not hold."""
 
     exit_code = 4
+
+    def __init__(self, message: str, evidence: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.evidence = evidence
+        """What the proof measured (stillhouse.catalog.evidence.Evidence), already written."""
 
 
 class Interrupted(StillhouseError):

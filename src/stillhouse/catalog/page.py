@@ -26,13 +26,12 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
 
     Raises: StillhouseError where the README lacks the markers.
     """
-    readme = root / "README.md"
-    return {root / "docs" / "catalogue.md": catalogue(), readme: with_table(readme)}
+    return {root / "docs" / "catalogue.md": catalogue(), root / "README.md": with_table(root / "README.md")}
 
 
 def with_table(path: Path) -> str:
     """The text of a file with the table of recipes between its markers."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -35,7 +35,7 @@ class Paper:
     primitives: tuple[str, ...]
     """What an implementation needs."""
     proof: str
-    """A small experiment that would show it."""
+    """A small experiment that would show it; "" where there is none yet."""
     distinct: int
     """How much of its mechanism is its own, from 0 (none) to 3."""
 

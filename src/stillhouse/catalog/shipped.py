@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from stillhouse.errors import StillhouseError
+
 FOLDER = Path(__file__).parents[1] / "recipes"
 """A folder a family, a YAML file a recipe."""
 
@@ -41,7 +43,10 @@ def recipes() -> dict[str, Shipped]:
 
 def read(path: Path) -> Shipped:
     """What a recipe file says of itself. The file must have passed the schema, or ship with the package."""
-    data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise StillhouseError(f"{path} cannot be read as YAML 1.1: {error}") from error
     named = data.get("paper") or ()
     proof = data.get("proof") or {}
     return Shipped(
@@ -66,6 +71,7 @@ def _scan(folder: Path) -> dict[str, Shipped]:
     found: dict[str, Shipped] = {}
     for path in sorted(folder.glob("*/*.yaml")):
         recipe = read(path)
+        assert recipe.name == path.stem, f"{path} holds a recipe named {recipe.name}"
         assert recipe.name not in found, f"two shipped recipes are named {recipe.name}"
         found[recipe.name] = recipe
     return found
