@@ -9,7 +9,7 @@ averages, precision, reduction, checkpoints and logging.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -118,9 +118,17 @@ class Method:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
 
+    def told(self) -> dict[str, float]:
+        """Numbers about the whole stage for the ledger, such as the share of targets served from a store."""
+        return {}
+
 
 class Source(Protocol):
-    """Examples by position. Deterministic for given indices and generator state."""
+    """Examples by position. Deterministic for given indices and generator state.
+
+    A source that changes its inputs when `fetch` is given a generator says so by an attribute
+    `augments = True`: a store's answers to plain inputs do not fit it.
+    """
 
     fingerprint: str
     """A hash of the content: the same examples, the same fingerprint."""
@@ -168,4 +176,3 @@ class Stage:
     settings: Any  # stillhouse.engine.settings.Train
     keeps: str = "student"
     """The player whose final weights the stage hands over."""
-    extra: dict[str, Any] = field(default_factory=dict)

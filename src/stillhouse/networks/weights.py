@@ -1,0 +1,40 @@
+"""Reading weights from files: safetensors, or a foreign state dict when the user allows it by name."""
+
+from __future__ import annotations
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stillhouse.engine.paths import resolve
+from stillhouse.errors import StillhouseError
+from stillhouse.networks.kinds import File
+
+
+def load_weights(kind: File) -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU.
+
+    Raises StillhouseError when the file is missing, is no safetensors file, or is a pickle
+    that the recipe does not allow.
+    """
+    path = resolve(kind.path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise StillhouseError(f"{path} is not a whole safetensors file: {error}") from error
+    if kind.pickle != "allow":
+        raise StillhouseError(
+            f"{path} is not a safetensors file. Convert it, or, if you trust where it comes from, "
+            "set `pickle: allow` beside its path: it is then read with torch.load(weights_only=True)"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file may fail in any way
+        raise StillhouseError(f"{path} cannot be read as tensors alone: {str(error).splitlines()[0]}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise StillhouseError(f"{path} holds no state dict (names to tensors)")
+    return state

@@ -1,0 +1,207 @@
+"""Running a recipe: its stages, then its arms' measurements, then what the run folder holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stillhouse.engine.checkpoint import read_summed, write_summed
+from stillhouse.engine.events import Events, Listener
+from stillhouse.engine.folder import RunFolder, read_json, write_json, write_text
+from stillhouse.engine.loop import Loop
+from stillhouse.engine.paths import root, set_root
+from stillhouse.engine.process import Process
+from stillhouse.engine.progress import progress as progress_view
+from stillhouse.errors import Interrupted, StillhouseError
+from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.statistics import effect
+from stillhouse.kinds import load_plugin
+from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.provenance import environment, provenance
+from stillhouse.recipe.schema import Recipe
+from stillhouse.students.save import save_student
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and what it found."""
+
+    folder: Path
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`: name, seed, arms, effect, cost, environment."""
+        return read_json(self.folder / "summary.json")
+
+    @property
+    def report(self) -> Path:
+        """The page the run left behind."""
+        return self.folder / "report.html"
+
+    def table(self) -> str:
+        """The arms and their metrics, for a terminal."""
+        from stillhouse.report.table import arms_table
+
+        return arms_table(self.summary)
+
+
+def distill(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    device: str | None = None,
+    progress: bool | None = None,
+    listeners: Sequence[Listener] = (),
+    plugins: Sequence[str | Path] = (),
+) -> Run:
+    """Run a recipe from its start and leave a run folder.
+
+    Args:
+        out: the folder; by default `runs/<name>`, or the first of `runs/<name>-2`, ... that is free.
+        device: "cpu", "cuda", ...; by default the fastest there is.
+        progress: False shows nothing.
+        listeners: more listeners to the run's events (trackers).
+        plugins: files whose kinds the recipe uses; a resumed run loads them again.
+
+    Raises StillhouseError when the folder holds a run already; RunFailed, Interrupted.
+    """
+    folder = _new_folder(recipe.name) if out is None else Path(out)
+    if (folder / "recipe.yaml").exists():
+        raise StillhouseError(
+            f"{folder} holds a run already: go on with `stillhouse resume {folder}`, or choose another --out"
+        )
+    from stillhouse.recipe.text import dump
+
+    with RunFolder(folder) as opened:
+        launch = {"device": device, "root": str(root()), "plugins": [str(Path(p).resolve()) for p in plugins]}
+        write_json(folder / "launch.json", launch)
+        write_text(folder / "recipe.yaml", dump(recipe))
+        return _run(recipe, opened, device, progress, listeners)
+
+
+def resume(folder: str | Path, *, progress: bool | None = None, listeners: Sequence[Listener] = ()) -> Run:
+    """Go on with a run that was stopped or killed; nothing is done for one that is finished.
+
+    Raises StillhouseError when the folder holds no run.
+    """
+    from stillhouse.recipe.text import load
+
+    folder = Path(folder)
+    if not (folder / "recipe.yaml").is_file():
+        raise StillhouseError(f"{folder} holds no run (there is no recipe.yaml in it); start one with `stillhouse run`")
+    if (folder / "summary.json").exists() and (folder / "report.html").exists():
+        return Run(folder)
+    launch = read_json(folder / "launch.json")
+    set_root(launch["root"])
+    for plugin in launch["plugins"]:
+        load_plugin(plugin)
+    with RunFolder(folder) as opened:
+        return _run(load(folder / "recipe.yaml"), opened, launch["device"], progress, listeners)
+
+
+def _run(
+    recipe: Recipe, folder: RunFolder, device: str | None, progress: bool | None, listeners: Sequence[Listener]
+) -> Run:
+    process = Process(device)
+    shown = progress_view(progress) if process.first else None
+    events = Events([*([shown] if shown else []), *listeners])
+    try:
+        builder = Builder(recipe, process.device)
+        stages = planned(recipe)
+        spent = {stage.name: _stage(builder, stage, process, folder, events) for stage in stages}
+        if process.first:
+            events.say("measuring the arms")
+            _conclude(recipe, builder, builder.arms(stages), folder.path, spent)
+        process.wait()
+    except Interrupted as stopped:
+        raise Interrupted(f"{stopped}. Go on with: stillhouse resume {folder.path}") from None
+    finally:
+        events.close()
+    return Run(folder.path)
+
+
+def _stage(builder: Builder, stage: Any, process: Process, folder: RunFolder, events: Events) -> dict[str, Any]:
+    """Run a stage, or take up what it left when it was done before. Returns its ledger."""
+    kept = read_summed(folder.stages, stage.name)
+    if kept is None:
+        loop = Loop(builder.stage(stage), process=process, folder=folder, events=events, seed=builder.recipe.seed)
+        done = loop.run()
+        final = done.method.players()[done.keeps].final
+        state = {name: value.detach().cpu() for name, value in final.network.state_dict().items()}
+        kept = {"network": state, "ledger": loop.ledger.state_dict(), "told": loop.method.told()}
+        if process.first:
+            write_summed(folder.stages, stage.name, kept)
+        process.wait()
+    builder.handed[stage.name] = kept["network"]
+    return kept["ledger"] | ({"told": kept["told"]} if kept["told"] else {})
+
+
+def measure(recipe: Recipe, builder: Builder, arms: dict[str, Arm]) -> dict[str, Findings]:
+    """Every measurement of every arm, on the split the recipe names."""
+    source = getattr(builder.data, recipe.evaluate_on)
+    context = Context(builder.data, source, arms, recipe.seed, builder.device)
+    found = {}
+    for name, arm in arms.items():
+        findings = found[name] = Findings()
+        for metric in recipe.evaluate:
+            findings.add(metric.build(arm, context))
+    return found
+
+
+def _conclude(
+    recipe: Recipe, builder: Builder, arms: dict[str, Arm], folder: Path, spent: dict[str, dict[str, Any]]
+) -> None:
+    """Measure the arms and write the run folder's files; the summary and the report come last."""
+    from stillhouse.report.card import write_card
+    from stillhouse.report.page import write_report
+
+    found = measure(recipe, builder, arms)
+    teacher = arms.get("teacher")
+    kind = recipe.student.network or (recipe.teacher and recipe.teacher.network)
+    assert kind is not None, "the schema checks that a student has a network"
+    save_student(arms["student"].model.network, kind, builder.data.facts, folder / "student")
+    write_json(folder / "provenance.json", provenance(builder.data, teacher and teacher.model))
+    write_json(folder / "ledger.json", _ledger(spent, found))
+    write_json(folder / "figures.json", [f | {"arm": name} for name, of in found.items() for f in of.figures])
+    summary = {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "arms": {name: of.metrics for name, of in found.items()},
+        "effect": effect(found["student"], found["control"], seed=recipe.seed) if "control" in found else {},
+        "cost": {"seconds": sum(row["seconds"] for row in spent.values())},
+        "environment": environment(builder.device),
+    }
+    write_json(folder / "summary.json", summary)
+    write_card(folder)
+    write_report(folder)
+
+
+def _ledger(spent: dict[str, dict[str, Any]], found: dict[str, Findings]) -> dict[str, Any]:
+    """By stage and role: forward passes, examples, tokens, seconds; FLOPs where the cost was measured.
+
+    A trained network's backward pass counts as two forward passes.
+    """
+    flops = {name: of.metrics["flops"] for name, of in found.items() if "flops" in of.metrics}
+    ledger: dict[str, Any] = {}
+    for stage, row in spent.items():
+        roles = {}
+        for role, counts in row["roles"].items():
+            per_example = flops.get("teacher" if stage == "teacher" else role)
+            own = {name: value for name, value in counts.items() if value}
+            if per_example is not None:
+                own["flops"] = per_example * counts["examples"] * (3 if role == "student" else 1)
+            roles[role] = own
+        ledger[stage] = {"seconds": round(row["seconds"], 3), **roles, **row.get("told", {})}
+    return ledger
+
+
+def _new_folder(name: str) -> Path:
+    """The first folder of that name under runs/ that holds nothing."""
+    folder, number = Path("runs") / name, 1
+    while folder.exists() and any(folder.iterdir()):
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder

@@ -1,0 +1,227 @@
+"""From a recipe to the stages it stands for, and from a stage's words to its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillhouse.engine.contracts import Data, Stage
+from stillhouse.engine.seeds import derive, seeded
+from stillhouse.engine.settings import Train
+from stillhouse.errors import StillhouseError, nearest
+from stillhouse.evaluation.findings import Arm
+from stillhouse.kinds import lookup
+from stillhouse.methods.kinds import MethodKind
+from stillhouse.methods.roles import Roles
+from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained
+from stillhouse.networks.weights import load_weights
+from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, TeacherSpec
+from stillhouse.teachers.frozen import Frozen, Teacher
+from stillhouse.views.kinds import Image, Tokens
+from stillhouse.views.model import Model
+
+EXAMPLE = 4
+"""Examples in the batch that methods size their train-only parts by."""
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage in a recipe's words."""
+
+    name: str
+    method: MethodKind
+    train: Train
+    student: ModelSpec
+    teacher: TeacherSpec | None
+    role: str
+    """Whose initial weights the student starts from: arms share the student's."""
+
+
+def planned(recipe: Recipe) -> list[Planned]:
+    """The stages of a recipe, in order: what models are trained first, the recipe's own, the arms."""
+    stages: list[Planned] = []
+    if recipe.teacher is not None:
+        stages += _pretraining(recipe.teacher, "teacher", recipe)
+    stages += _pretraining(recipe.student, "student", recipe)
+    for spec in recipe.stages:
+        student = spec.student or recipe.student
+        stages += _pretraining(spec.student, spec.name, recipe)
+        stages += _pretraining(spec.teacher, f"{spec.name}-teacher", recipe)
+        stages.append(
+            Planned(
+                spec.name,
+                spec.method or recipe.method,
+                spec.train or recipe.train,
+                student,
+                spec.teacher or recipe.teacher,
+                "student" if spec.student is None else spec.name,
+            )
+        )
+    stages.append(Planned("student", recipe.method, recipe.train, recipe.student, recipe.teacher, "student"))
+    for name, arm in trained_arms(recipe).items():
+        stages += _pretraining(arm.student, name, recipe)
+        method = arm.method or (recipe.method.without_teacher() if name == "control" else recipe.method)
+        assert method is not None, "the schema checks that a control arm has a method"
+        student = arm.student or recipe.student
+        role = "student" if arm.student is None else name
+        stages.append(Planned(name, method, arm.train or recipe.train, student, recipe.teacher, role))
+    names = [stage.name for stage in stages]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise StillhouseError(f"two stages of recipe {recipe.name!r} are named {', '.join(twice)}: rename one")
+    return stages
+
+
+def trained_arms(recipe: Recipe) -> dict[str, ArmSpec]:
+    """The arms that train a student of their own, the control first."""
+    arms: dict[str, ArmSpec] = {}
+    if recipe.control:
+        arms["control"] = ArmSpec() if recipe.control is True else recipe.control
+    return arms | {name: arm for name, arm in recipe.arms.items() if arm.of is None}
+
+
+def _network(spec: ModelSpec, recipe: Recipe) -> NetworkKind:
+    kind = spec.network or (recipe.teacher and recipe.teacher.network)
+    if kind is None:
+        raise StillhouseError("a model has no network, and there is no teacher's network to take in its place")
+    return kind
+
+
+def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[Planned]:
+    """The stage that trains a model's weights on data alone, where the recipe asks for it."""
+    if spec is None or not isinstance(spec.weights, Trained):
+        return
+    network = _network(spec, recipe)
+    method = lookup("method", network.pretraining["kind"]).model_validate(network.pretraining)
+    assert isinstance(method, MethodKind)
+    train = Train(**{field: getattr(spec.weights, field) for field in Train.model_fields})
+    start = ModelSpec(network=network, weights=spec.weights.start, view=spec.view, sampler=spec.sampler)
+    yield Planned(_pretraining_stage(role), method, train, start, None, role)
+
+
+def _pretraining_stage(role: str) -> str:
+    return role if role.endswith("teacher") else f"{role}-start"
+
+
+class Builder:
+    """Makes the objects of a recipe's stages and arms. `handed` holds finished stages' weights by name."""
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
+        self.recipe, self.device = recipe, torch.device(device)
+        self.data: Data = recipe.data.build()
+        self.handed: dict[str, State] = {}
+        self._teachers: dict[str, Frozen] = {}
+
+    def stage(self, stage: Planned) -> Stage:
+        """The stage with its method and players built."""
+        teacher = self._teacher(stage)
+        student = self.model(stage.student, stage.role, stage.teacher)
+        example = self.data.train.fetch(torch.arange(min(EXAMPLE, len(self.data.train))), None)
+        roles = Roles(student, teacher, self.data.facts, {k: v.to(self.device) for k, v in example.items()})
+        student.to(self.device)
+        with seeded(derive(self.recipe.seed, stage.role, "method")):
+            method = stage.method.build(roles)
+        return Stage(stage.name, method, self.data.train, stage.train)
+
+    def model(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None = None) -> Model:
+        """A network with the weights its recipe names, and its view."""
+        return self._model(spec, role, self._state(spec, role, teacher))
+
+    def trained(self, stage: Planned) -> Model:
+        """The model a finished stage left."""
+        return self._model(stage.student, stage.role, self.handed[stage.name]).to(self.device).eval()
+
+    def arms(self, stages: list[Planned]) -> dict[str, Arm]:
+        """The contestants, once every stage is done: teacher, student, control, others."""
+        recipe, found = self.recipe, {}
+        by_name = {stage.name: stage for stage in stages}
+        if recipe.teacher is not None and recipe.teacher.network is not None:
+            teacher: Model = self.frozen_teacher(recipe.teacher, "teacher")
+            found["teacher"] = _arm("teacher", teacher, recipe.teacher.sampler)
+        found["student"] = _arm("student", self.trained(by_name["student"]), recipe.student.sampler)
+        for name, arm in trained_arms(recipe).items():
+            sampler = arm.sampler or (arm.student or recipe.student).sampler
+            found[name] = _arm(name, self.trained(by_name[name]), sampler)
+        for name, arm in recipe.arms.items():
+            if arm.of is not None:
+                if arm.of not in found:
+                    raise StillhouseError(f"arm {name!r} is of the {arm.of}, and the recipe has none")
+                whose = found[arm.of]
+                found[name] = _arm(name, whose.model, arm.sampler) if arm.sampler else Arm(name, whose.model)
+        return found
+
+    def frozen_teacher(self, spec: TeacherSpec, role: str) -> Frozen:
+        """The teacher's model, made once."""
+        key = f"{role}:{spec.model_dump_json()}"
+        if key not in self._teachers:
+            self._teachers[key] = Frozen(self.model(spec, role)).to(self.device)
+        return self._teachers[key]
+
+    def _teacher(self, stage: Planned) -> Teacher | None:
+        if stage.teacher is None:
+            return None
+        role = "teacher" if stage.teacher == self.recipe.teacher else f"{stage.name}-teacher"
+        live = None if stage.teacher.network is None else self.frozen_teacher(stage.teacher, role)
+        if stage.teacher.store is None:
+            return live
+        from stillhouse.recipe.targets import served
+
+        return served(stage.teacher.store, live, self.data.train)
+
+    def _plain_view(self) -> Image | Tokens:
+        return Tokens() if self.data.facts.task == "language" else Image()
+
+    def _model(self, spec: ModelSpec, role: str, state: State | None) -> Model:
+        with seeded(derive(self.recipe.seed, role, "weights")):
+            network = _network(spec, self.recipe).build(self.data.facts)
+        if state is not None:
+            _load(network, state, role)
+        return Model(network, (spec.view or self._plain_view()).build(self.data.facts))
+
+    def _state(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None) -> State | None:
+        weights = spec.weights
+        if isinstance(weights, Random):
+            return None
+        if isinstance(weights, File):
+            return load_weights(weights)
+        if isinstance(weights, Trained):
+            return self.handed[_pretraining_stage(role)]
+        if isinstance(weights, FromStage):
+            if weights.stage not in self.handed:
+                known = nearest(weights.stage, self.handed)
+                raise StillhouseError(f"weights of stage {weights.stage!r}: no such stage is done by then; {known}")
+            return self.handed[weights.stage]
+        assert isinstance(weights, FromTeacher), f"weights of kind {weights.word} have no rule here"
+        if teacher is None:
+            raise StillhouseError(f"weights of {role!r} are the teacher's, and there is no teacher")
+        return dict(self.frozen_teacher(teacher, "teacher").network.state_dict())
+
+
+def _arm(name: str, model: Model, sampler: Any) -> Arm:
+    return Arm(name, model, None if sampler is None else sampler.build(model))
+
+
+def _load(network: nn.Module, state: State, role: str) -> None:
+    """Load weights strictly; a misfit names the first parameters that differ."""
+    own = network.state_dict()
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} in the weights and {tuple(own[name].shape)} in the network"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if missing or extra or shapes:
+        told = [f"missing: {', '.join(missing[:4])}"] if missing else []
+        told += [f"not in the network: {', '.join(extra[:4])}"] if extra else []
+        told += sorted(shapes)[:3]
+        raise StillhouseError(
+            f"the weights for {role!r} do not fit its {type(network).__name__} ({'; '.join(told)}): "
+            "name the network they were made for"
+        )
+    network.load_state_dict(state)
