@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,7 +41,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """6 n + 2 layers: a convolution, three stages of n blocks with 1, 2 and 4 times the width, a linear head.
 
-    Input [B, C, H, W], any H and W; output logits [B, classes].
+    Input [B, C, H, W], any H and W; output logits [B, classes]. Activations lie channels-last in memory:
+    the convolutions of a CPU are then up to twice as fast.
     """
 
     def __init__(self, kind: Kind, facts: Facts) -> None:
@@ -57,7 +59,8 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)  # He et al. 2015, arXiv:1502.01852, eq. 10
 
     def forward(self, image: Tensor) -> Tensor:
-        x = functional.relu(self.bn1(self.conv1(image)))
+        x = image.contiguous(memory_format=torch.channels_last)
+        x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
 

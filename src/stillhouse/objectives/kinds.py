@@ -73,10 +73,15 @@ class GeneralisedJSD(TermKind):
 
 
 class CrossEntropy(TermKind):
-    """Cross-entropy against class indices, or against the teacher's softened distribution."""
+    """Cross-entropy of the student's logits against the data's labels: class indices or distributions.
+
+    Against a teacher's distribution it has the gradient of `kl`, which is zero where the two agree.
+    """
 
     by: Literal["cross_entropy"] = "cross_entropy"
     builds = "stillhouse.objectives.divergences:cross_entropy"
+    signal: Literal["labels"] = "labels"
+    teacher_signal: None = None
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -87,3 +92,7 @@ class MSE(TermKind):
     builds = "stillhouse.objectives.divergences:mse"
     project: Literal["linear", "conv"] | None = None
     """A train-only projector from the student's width to the teacher's, where they differ."""
+
+    def function(self) -> Any:
+        """The loss; projecting is the term's part in it."""
+        return self.target()
