@@ -126,11 +126,11 @@ def who_is_right(own: Answers, teacher: Answers) -> dict[str, Any]:
 
 
 def _by_class(title: str, values: Tensor, labels: Tensor, context: Context) -> list[dict[str, Any]]:
-    """A bar chart of the mean of values [N] for each class that occurs; none where there are too many classes."""
+    """A chart of the mean of values [N] for each class that occurs; none where there are too many classes."""
     present = labels.unique().tolist()
     if len(present) > MOST_CLASSES:
         return []
     names = context.data.facts.names
     shares = [values[labels == c].mean().item() for c in present]
     shown = [names[c] if c < len(names) else str(c) for c in present]
-    return [{"kind": "bars", "title": title, "labels": shown, "series": {"": shares}, "unit": "share"}]
+    return [{"kind": "dots", "title": title, "labels": shown, "series": {"": shares}, "unit": "share"}]

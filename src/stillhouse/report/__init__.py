@@ -1,0 +1,1 @@
+"""What a run leaves for its reader: the page, the card, tables, comparisons. Imports no torch."""

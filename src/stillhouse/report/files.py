@@ -1,0 +1,115 @@
+"""What a report is made from: the files of a run folder, those that are there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillhouse.engine.folder import read_json
+from stillhouse.errors import StillhouseError
+
+PARTS = {
+    "summary.json": "the metrics of the arms",
+    "metrics.jsonl": "the loss curves",
+    "figures.json": "the figures",
+    "ledger.json": "the cost ledger",
+    "recipe.yaml": "the recipe",
+    "provenance.json": "the provenance",
+}
+
+
+@dataclass
+class RunFiles:
+    """The files of a run folder, read. What is absent is empty here and named in `missing`."""
+
+    folder: Path
+    summary: dict[str, Any] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """metrics.jsonl, a line each."""
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    ledger: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    recipe: str = ""
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.summary.get("name") or self.folder.resolve().name)
+
+    @property
+    def arms(self) -> dict[str, dict[str, Any]]:
+        """Metrics by arm: teacher, student, control, then the others."""
+        found = self.summary.get("arms", {})
+        first = [name for name in ("teacher", "student", "control") if name in found]
+        return {name: found[name] for name in [*first, *(n for n in found if n not in first)]}
+
+    @property
+    def seed(self) -> int | None:
+        return self.summary.get("seed")
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the recipe says, as plain data; empty where there is none.
+
+        Raises StillhouseError where it is not YAML, or holds aliases: a resolved recipe has none, and
+        they can blow up.
+        """
+        where = self.folder / "recipe.yaml"
+        try:
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(self.recipe, yaml.SafeLoader)):
+                raise StillhouseError(f"{where} holds YAML aliases; the recipe of a run folder has none")
+            plan = yaml.safe_load(self.recipe)
+        except yaml.YAMLError as error:
+            raise StillhouseError(f"{where} is not YAML: {error}") from error
+        return plan if isinstance(plan, dict) else {}
+
+    @property
+    def effect(self) -> dict[str, dict[str, Any]]:
+        """Student minus control, by metric."""
+        return self.summary.get("effect") or {}
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder. Raises StillhouseError where it is none, or where a file in it is not what it should be."""
+    if not folder.is_dir():
+        raise StillhouseError(f"no run folder at {folder}")
+    missing = [name for name in PARTS if not (folder / name).is_file()]
+    if len(missing) == len(PARTS):
+        raise StillhouseError(f"{folder} is no run folder: it holds none of {', '.join(PARTS)}")
+    run = RunFiles(folder, missing=missing)
+    run.summary = _read(folder / "summary.json", dict)
+    run.figures = [f for f in _read(folder / "figures.json", list) if isinstance(f, dict)]
+    run.ledger = _read(folder / "ledger.json", dict)
+    run.provenance = _read(folder / "provenance.json", dict)
+    run.lines = _read_lines(folder / "metrics.jsonl")
+    if "recipe.yaml" not in missing:
+        run.recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    return run
+
+
+def _read(path: Path, shape: type) -> Any:
+    if not path.is_file():
+        return shape()
+    value = read_json(path)
+    if not isinstance(value, shape):
+        raise StillhouseError(f"{path} holds a {type(value).__name__} where a {shape.__name__} belongs")
+    return value
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file. A last line that is cut off (a run killed while it wrote) is left out."""
+    if not path.is_file():
+        return []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            if number < len(texts):
+                raise StillhouseError(f"{path}, line {number} is not JSON: {error}") from error
+    return lines

@@ -1,0 +1,261 @@
+"""The page a run leaves behind: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from stillhouse.engine.folder import write_text
+from stillhouse.evaluation.kinds import Cost
+from stillhouse.evaluation.statistics import Interval
+from stillhouse.report import numbers
+from stillhouse.report.curves import stage_curves
+from stillhouse.report.figures import colours, note, sections
+from stillhouse.report.files import PARTS, RunFiles, read_run
+from stillhouse.report.svg import escape, tag
+from stillhouse.report.table import metric_names
+from stillhouse.report.verdict import interval_of, interval_texts, reading, verdict
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What the page may load: nothing. It holds no script, so that a run folder can be opened without trust."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a run folder, from the files that are there, and return its path.
+
+    Raises StillhouseError where the folder is no run folder.
+    """
+    run = read_run(Path(folder))
+    target = run.folder / "report.html"
+    write_text(target, page(run.name, render(run)))
+    return target
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML document round the body."""
+    style = resources.files("stillhouse.report").joinpath("style.css").read_text(encoding="utf-8")
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta name="color-scheme" content="light dark"><meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(title)} · Stillhouse</title><style>{style}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body><main>{body}</main></body></html>\n'
+
+
+def render(run: RunFiles) -> str:
+    """The body of a run's page."""
+    drawn = sections(run.figures, colours(run.arms))
+    parts = [
+        header(run),
+        section("Arms", arms(run)),
+        section("Samples", drawn.get("samples", "")),
+        section("Measurements", drawn.get("measurements", "")),
+        section("Training", stage_curves(run.lines)),
+        section("What it cost", ledger(run)),
+        section("Recipe", recipe(run)),
+        section("Reproduce", reproduce(run)),
+        section("Environment and provenance", environment(run)),
+        missing(run),
+        tag("footer", "Written by Stillhouse. This page loads nothing and runs no script."),
+    ]
+    return "".join(parts)
+
+
+def section(title: str, content: str) -> str:
+    """A part of the page; nothing where there is nothing to show."""
+    return tag("section", tag("h2", escape(title)) + content) if content else ""
+
+
+def header(run: RunFiles) -> str:
+    """The answer first."""
+    answer = verdict(run)
+    seed = f" · seed {run.summary['seed']}" if "seed" in run.summary else ""
+    eyebrow = tag("p", tag("b", "Stillhouse") + escape(f" · {run.name}{seed}"), class_="eyebrow")
+    head = tag("h1", escape(answer.headline)) + tag("p", escape(answer.detail), class_="lead")
+    return tag("header", eyebrow + head + facts(run), class_=answer.reading)
+
+
+def facts(run: RunFiles) -> str:
+    """A few numbers at a glance; each only where the run has it."""
+    student, teacher = run.arms.get("student", {}), run.arms.get("teacher", {})
+    shown = []
+    if "agreement" in student:
+        shown.append(("copies the teacher on", numbers.metric("agreement", student["agreement"]), "of the examples"))
+    for name, what in (("parameters", "student's size"), ("flops", "student's work an example")):
+        if student.get(name):
+            unit = "parameters" if name == "parameters" else "FLOPs"
+            ratio = f", 1/{teacher[name] / student[name]:.3g} of the teacher's" if teacher.get(name) else ""
+            shown.append((what, numbers.big(student[name]), unit + ratio))
+    spent = (run.summary.get("cost") or {}).get("seconds")
+    if numbers.is_number(spent):
+        shown.append(("trained in", numbers.seconds(spent), "all stages"))
+    items = (tag("dt", escape(a)) + tag("dd", tag("b", escape(b)) + " " + escape(c)) for a, b, c in shown)
+    return tag("dl", "".join(tag("div", item) for item in items), class_="facts") if shown else ""
+
+
+# --- the arms ------------------------------------------------------------------------------
+
+
+def arms(run: RunFiles) -> str:
+    """Metrics by row, arms by column, and what the teacher changed."""
+    if not run.arms:
+        return ""
+    names = metric_names(run.arms)
+    quality = [n for n in names if n not in Cost.gives]
+    parts = [_arms_table(run, quality, "What each arm reaches", bool(run.effect))] if quality else []
+    prices = [n for n in names if n in Cost.gives]
+    if prices:
+        parts.append(_arms_table(run, prices, "What each arm costs to use", False))
+    return "".join(parts)
+
+
+def _arms_table(run: RunFiles, names: list[str], caption: str, differences: bool) -> str:
+    dots = colours(run.arms)
+    heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in run.arms]
+    if differences:
+        heads.append(tag("th", f"student {numbers.MINUS} control", scope="col", class_="num"))
+        heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
+    rows = []
+    for name in names:
+        arrow = {"higher": "↑", "lower": "↓"}.get(numbers.measure(name).better, "")
+        spoken = {"higher": "higher is better", "lower": "lower is better"}.get(numbers.measure(name).better)
+        label = escape(numbers.measure(name).label) + (" " + tag("abbr", arrow, title=spoken) if arrow else "")
+        cells = [tag("td", escape(numbers.metric(name, run.arms[arm].get(name))), class_="num") for arm in run.arms]
+        if differences:
+            cells += _difference(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
+        rows.append(tag("tr", tag("th", label, scope="row") + "".join(cells)))
+    head = tag("thead", tag("tr", tag("td", "") + "".join(heads)))
+    inside = tag("caption", escape(caption)) + head + tag("tbody", "".join(rows))
+    return tag("div", tag("table", inside, class_="arms"), class_="scroll")
+
+
+def _difference(name: str, interval: Interval) -> list[str]:
+    found = reading(name, interval)
+    mean, *bounds = interval_texts(name, interval)
+    shown = tag("b", escape(f"{mean} {numbers.change_unit(name)}".rstrip()))
+    if bounds:
+        shown += " " + tag("span", escape(" to ".join(bounds)), class_="bounds")
+    return [tag("td", shown, class_=f"num {found}"), tag("td", whisker(name, interval), class_="glyph")]
+
+
+def whisker(name: str, interval: Interval) -> str:
+    """The interval as a line with a dot, better to the right; each row has a scale of its own."""
+    if interval.low is None or interval.high is None:
+        return ""
+    found = reading(name, interval)
+    side = -1 if numbers.measure(name).better == "lower" else 1
+    reach = max(abs(interval.low), abs(interval.high), 1e-12) * 1.1
+    low, mid, high = (70 + side * 64 * v / reach for v in (interval.low, interval.mean, interval.high))
+    words = {"better": "better", "worse": "worse", "unclear": "the interval holds zero", "unknown": ""}[found]
+    marks = (
+        tag("title", escape(words))
+        + tag("line", x1=70, x2=70, y1=1, y2=19, class_="zero")
+        + tag("line", x1=low, x2=high, y1=10, y2=10, class_="reach")
+        + tag("circle", cx=mid, cy=10, r=4)
+    )
+    label = f"{numbers.measure(name).label}: {words}"
+    return tag("svg", marks, viewBox="0 0 140 20", role="img", aria_label=label, class_=f"whisker {found}")
+
+
+# --- the rest ------------------------------------------------------------------------------
+
+
+def ledger(run: RunFiles) -> str:
+    """What training took, by stage and role."""
+    entries = run.ledger or run.summary.get("cost") or {}
+    rows = list(_rows(entries))
+    columns = list(dict.fromkeys(key for _, _, row in rows for key in row))
+    rest = {name: value for name, value in entries.items() if not isinstance(value, Mapping)}
+    return (_ledger_table(rows, columns) if columns else "") + (definitions(rest) if rest else "")
+
+
+def _rows(entries: Mapping[str, Any], depth: int = 0) -> Iterable[tuple[int, str, dict[str, Any]]]:
+    """Every group of numbers in a nested ledger: how deep it lies, its name, its own numbers."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield depth, str(name), {key: v for key, v in value.items() if not isinstance(v, Mapping)}
+            yield from _rows(value, depth + 1)
+
+
+def _ledger_table(rows: list[tuple[int, str, dict[str, Any]]], columns: list[str]) -> str:
+    head = "".join(tag("th", escape(key.replace("_", " ")), scope="col", class_="num") for key in columns)
+    nested = any(depth for depth, _, _ in rows)
+    dots = colours(name for depth, name, _ in rows if depth == int(nested))
+    lines = []
+    for depth, name, row in rows:
+        dot = tag("i", class_=dots[name]) if depth == int(nested) else ""
+        label = tag("th", dot + escape(name), scope="row", class_=f"depth-{min(depth, 3)}")
+        cells = "".join(tag("td", escape(numbers.named(key, row.get(key, ""))), class_="num") for key in columns)
+        lines.append(tag("tr", label + cells))
+    first = tag("td", "stage and role" if nested else "")
+    inside = tag("caption", "What training took; measuring the arms is not in it")
+    inside += tag("thead", tag("tr", first + head)) + tag("tbody", "".join(lines))
+    return tag("div", tag("table", inside, class_="ledger"), class_="scroll")
+
+
+def recipe(run: RunFiles) -> str:
+    """The resolved recipe, folded away."""
+    if not run.recipe:
+        return ""
+    shown = "\n".join(_yaml_line(line) for line in run.recipe.rstrip().splitlines())
+    count = f"recipe.yaml, {len(run.recipe.splitlines())} lines"
+    return tag("details", tag("summary", count) + tag("pre", shown, class_="code", tabindex=0))
+
+
+def _yaml_line(line: str) -> str:
+    """A line of YAML with its key set apart."""
+    key, colon, rest = line.partition(":")
+    if not colon or line.lstrip().startswith("#"):
+        return escape(line)
+    return tag("span", escape(key + colon), class_="key") + escape(rest)
+
+
+def reproduce(run: RunFiles) -> str:
+    """The commands that give this run again, and more."""
+    seed = f" --seed {run.summary['seed']}" if "seed" in run.summary else ""
+    steps = [
+        (f"stillhouse run recipe.yaml{seed}", "this run again, from the recipe in its folder"),
+        (f"stillhouse prove {run.name}", "over seeds, against what the recipe expects"),
+        ("stillhouse compare RUN RUN", "this run beside others"),
+    ]
+    lines = "\n".join(f"{escape(command):<44}{tag('span', '# ' + escape(why), class_='key')}" for command, why in steps)
+    return tag("pre", lines, class_="code", tabindex=0)
+
+
+def environment(run: RunFiles) -> str:
+    """Machine, versions, fingerprints and licences."""
+    tables = []
+    if run.summary.get("environment"):
+        tables.append(tag("h3", "Environment") + definitions(run.summary["environment"]))
+    if run.provenance:
+        tables.append(tag("h3", "Provenance") + definitions(run.provenance))
+    return "".join(tables)
+
+
+def definitions(values: Mapping[str, Any]) -> str:
+    """Nested values as terms and descriptions."""
+    items = []
+    for name, value in values.items():
+        label = tag("dt", escape(str(name).replace("_", " ")))
+        items.append(tag("div", label + tag("dd", _described(str(name), value))))
+    return tag("dl", "".join(items), class_="nested")
+
+
+def _described(name: str, value: Any) -> str:
+    if isinstance(value, Mapping):
+        return definitions(value) if value else numbers.NOTHING
+    if isinstance(value, list):
+        if any(isinstance(item, Mapping | list) for item in value):
+            return "".join(_described(name, item) for item in value)
+        return escape(", ".join(numbers.named(name, item) for item in value)) or numbers.NOTHING
+    return escape(numbers.named(name, value))
+
+
+def missing(run: RunFiles) -> str:
+    """What the page could not show, and why."""
+    if not run.missing:
+        return ""
+    absent = "; ".join(f"{name} ({PARTS[name]})" for name in run.missing)
+    return note(f"Missing from the run folder, and so from this page: {absent}.")

@@ -1,0 +1,54 @@
+"""The arms of a run as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stillhouse.evaluation.statistics import Interval
+from stillhouse.report import numbers
+from stillhouse.report.verdict import interval_of, interval_texts
+
+
+def arms_table(summary: Mapping[str, Any]) -> str:
+    """Metrics by row, arms by column, and student minus control with its interval, as plain text.
+
+    `summary` is what summary.json holds.
+    """
+    arms = summary.get("arms", {})
+    order = [a for a in ("teacher", "student", "control") if a in arms]
+    order += [a for a in arms if a not in order]
+    effect = summary.get("effect") or {}
+    head = ["", *order, *([f"student {numbers.MINUS} control"] if effect else [])]
+    rows = []
+    for name in metric_names(arms):
+        row = [numbers.measure(name).label, *(numbers.metric(name, arms[a].get(name)) for a in order)]
+        if effect:
+            row.append(difference(name, interval_of(effect[name])) if name in effect else "")
+        rows.append(row)
+    return aligned([head, *rows])
+
+
+def metric_names(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Every metric of any arm, once: the student's order first."""
+    first = [arms[a] for a in ("student",) if a in arms]
+    return list(dict.fromkeys(name for arm in [*first, *arms.values()] for name in arm))
+
+
+def difference(name: str, interval: Interval) -> str:
+    """A difference with its bounds: "+1.8 [+0.4, +3.1] points"."""
+    mean, *bounds = interval_texts(name, interval)
+    text = f"{mean} [{', '.join(bounds)}]" if bounds else mean
+    return f"{text} {numbers.change_unit(name)}".rstrip()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns side by side under a rule: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
