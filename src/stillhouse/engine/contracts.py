@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,10 @@ class Turn:
     """Draw a new batch; False gives the batch of the turn before again."""
 
 
-class Player:
+M = TypeVar("M", bound=nn.Module)
+
+
+class Player(Generic[M]):
     """A set of parameters that one optimizer trains.
 
     `module` is what the player is; `parts` are the train-only modules that its terms need
@@ -72,11 +75,11 @@ class Player:
     exponential moving average of `module`, kept by the engine when `decay` is given.
     """
 
-    def __init__(self, module: nn.Module, *, parts: Mapping[str, nn.Module] | None = None, decay: float | None = None):
+    def __init__(self, module: M, *, parts: Mapping[str, nn.Module] | None = None, decay: float | None = None):
         self.module = module
         self.parts = nn.ModuleDict(dict(parts or {}))
         self.decay = decay
-        self.average: nn.Module | None = None
+        self.average: M | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -86,7 +89,7 @@ class Player:
         return list(dict.fromkeys([*self.module.parameters(), *self.parts.parameters()]))
 
     @property
-    def final(self) -> nn.Module:
+    def final(self) -> M:
         """The weights to keep: the average where there is one."""
         return self.module if self.average is None else self.average
 
