@@ -75,3 +75,27 @@ def measures() -> dict[str, Measure]:
     """Every metric that a registered kind gives, by its name in summary.json."""
     registered = [kind for kind in kinds("metric").values() if issubclass(kind, MetricKind)]
     return {name: measure for kind in registered for name, measure in kind.gives.items()}
+
+
+class Perplexity(MetricKind):
+    """exp of the mean negative log-likelihood of a token, and that mean (`token_nll`, nats)."""
+
+    kind: Literal["perplexity"] = "perplexity"
+    builds = "stillhouse.evaluation.language:perplexity"
+
+
+class TeacherJudged(MetricKind):
+    """The arm's own samples, scored by the teacher and by itself; the gap between the two is the reverse KL."""
+
+    kind: Literal["teacher-judged"] = "teacher-judged"
+    builds = "stillhouse.evaluation.language:teacher_judged"
+    prompt: Annotated[int, Field(gt=0)] = 16
+    """Tokens of each block that are given."""
+    rollout: Annotated[int, Field(gt=0)] = 32
+    """Tokens sampled after them, fewer where the text ends before."""
+    samples: Annotated[int, Field(gt=0)] = 1
+    """Samples of each prompt."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of the sampling; the scores are at temperature 1."""
+    shown: Annotated[int, Field(ge=0)] = 4
+    """Samples in the report."""

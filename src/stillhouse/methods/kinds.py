@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stillhouse.kinds import AnyKind, Kind
-from stillhouse.objectives.kinds import TermKind
+from stillhouse.objectives.kinds import ReverseKL, TermKind
 
 Term = Annotated[TermKind, AnyKind("term", tag="by")]
 
@@ -34,3 +34,32 @@ class Match(MethodKind):
 
         own = [t.model_copy(update={"weight": 1.0}) for t in self.terms if t.signal == "labels"]
         return Match(terms=own or [CrossEntropy(signal="labels")])
+
+
+class GKD(MethodKind):
+    """Generalised knowledge distillation of language models (Agarwal et al. 2024, arXiv:2306.13649)."""
+
+    kind: Literal["gkd"] = "gkd"
+    builds = "stillhouse.methods.gkd:GKD"
+    student_data_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The paper's lambda: the share of batches on which the student writes, the others being data."""
+    divergence: Term = ReverseKL()
+    """Between the two next-token distributions: `kl`, `reverse_kl` or `jsd`."""
+    prompt: Annotated[int, Field(gt=0)] = 16
+    """Tokens of a block that the student goes on from."""
+    rollout: Annotated[int, Field(gt=0)] = 32
+    """Tokens it writes, fewer where it ends the text."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Of the student's sampling; the divergence has a temperature of its own."""
+
+    @field_validator("divergence")
+    @classmethod
+    def _of_logits(cls, term: TermKind) -> TermKind:
+        if term.signal != "logits":
+            raise ValueError(f"a divergence of next-token distributions is on logits, not on {term.signal!r}")
+        return term
+
+    def without_teacher(self) -> Match:
+        from stillhouse.objectives.kinds import CrossEntropy
+
+        return Match(terms=[CrossEntropy(signal="labels")])

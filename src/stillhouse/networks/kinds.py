@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stillhouse.engine.settings import Train
 from stillhouse.kinds import AnyKind, Kind
@@ -32,6 +32,17 @@ class ConvNet(NetworkKind):
     """Channels of the first convolution; doubled twice."""
 
 
+class MLP(NetworkKind):
+    """A multilayer perceptron on the flattened input; without hidden layers, a linear classifier."""
+
+    kind: Literal["mlp"] = "mlp"
+    builds = "stillhouse.networks.mlp:MLP"
+    hidden: list[Width] = []
+    """Width of each hidden layer."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of hidden units dropped in training."""
+
+
 class ResNet(NetworkKind):
     """The CIFAR residual network of He et al. 2015 (arXiv:1512.03385), with option-A shortcuts.
 
@@ -52,6 +63,45 @@ class ResNet(NetworkKind):
             below = depth - (depth - 2) % 6
             raise ValueError(f"a CIFAR ResNet has 6 n + 2 layers: {below} or {below + 6}, not {depth}")
         return depth
+
+
+class Llama(NetworkKind):
+    """A small `LlamaForCausalLM` (Touvron et al. 2023, arXiv:2302.13971) over the vocabulary of the data."""
+
+    kind: Literal["llama"] = "llama"
+    builds = "stillhouse.networks.hf:llama"
+    needs: ClassVar[str] = "language"
+    width: Width = 64
+    """Of the residual stream; the feed-forward layers are 8/3 as wide, rounded up to a multiple of 16."""
+    layers: Annotated[int, Field(gt=0)] = 2
+    heads: Annotated[int, Field(gt=0)] = 4
+
+    @model_validator(mode="after")
+    def _even_heads(self) -> Llama:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} does not split into {self.heads} heads of even width, as rotary positions need"
+            )
+        return self
+
+
+class CausalLM(NetworkKind):
+    """A causal language model in the Hugging Face layout, with its weights, from safetensors only.
+
+    Its own weights are where it starts; a `weights` beside it may replace them.
+    """
+
+    kind: Literal["hf-causal-lm"] = "hf-causal-lm"
+    builds = "stillhouse.networks.hf:causal_lm"
+    needs: ClassVar[str] = "language"
+    path: Annotated[str, Field(min_length=1)]
+    """A folder (relative to --root), or `hub:owner/name`, downloaded from the Hugging Face hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool = False
+    """Run the Python code that the model brings along: only for a model whose authors you trust."""
+    width: Literal["own", "data"] = "own"
+    """`data` cuts or pads the vocabulary to the tokenizer's, where a model carries spare rows."""
 
 
 class SamplerKind(Kind):

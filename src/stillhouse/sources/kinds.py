@@ -54,3 +54,43 @@ class ImageParquet(DataKind):
     """Training images are cut at random from the image with this many zero pixels around it."""
     flip: bool = True
     """Every second training image on average is mirrored left to right."""
+
+
+class TextKind(DataKind):
+    """Running text in blocks of tokens: what the kinds of text share."""
+
+    needs: ClassVar[str] = "language"
+    block: Annotated[int, Field(ge=2)] = 64
+    """Tokens in an example."""
+    vocabulary: Annotated[int, Field(ge=257)] = 1024
+    """Size of the byte-pair vocabulary trained on the training split."""
+    tokenizer: str | None = None
+    """A folder with a Hugging Face tokenizer, or `hub:owner/name`, in place of a trained one."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the text kept for the report, in stretches spread over the whole."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share kept for tuning, never reported."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> TextKind:
+        if self.test + self.validation >= 1:
+            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
+        return self
+
+
+class PythonTopics(TextKind):
+    """The language reference in every Python (`pydoc_data.topics`), each paragraph once. Nothing is downloaded."""
+
+    kind: Literal["python-topics"] = "python-topics"
+    builds = "stillhouse.sources.text:python_topics"
+
+
+class Text(TextKind):
+    """Text of one's own: a UTF-8 file, or the lines of a JSON Lines file."""
+
+    kind: Literal["text"] = "text"
+    builds = "stillhouse.sources.text:text"
+    path: Annotated[str, Field(min_length=1)]
+    """A text file, or a file named *.jsonl with one JSON object a line; relative to --root."""
+    field: str | None = None
+    """The key of the text in each line of a .jsonl file; every line is a document of its own."""
