@@ -159,5 +159,5 @@ def _anywhere(path: Path, keys: list[str]) -> str | None:
         return -sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], parts)), len(key)
 
     ends = {key.rpartition(".")[2]: key for key in sorted(keys, key=apart, reverse=True)}
-    close = difflib.get_close_matches(str(path[-1])[:200], ends, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(path[-1])[:200], ends, n=1, cutoff=0.75)
     return ends[close[0]] if close else None

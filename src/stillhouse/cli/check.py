@@ -1,0 +1,45 @@
+"""stillhouse check: the preflight, without training."""
+
+from __future__ import annotations
+
+import typer
+
+from stillhouse.cli.options import Json, Overrides, Plugins, Recipe, Root, command
+from stillhouse.cli.output import print_json, stdout_for_json
+
+app = command()
+
+
+@app.command()
+def check(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    plugin: Plugins = None,
+    root: Root = None,
+    json: Json = False,
+) -> None:
+    """Find what would ruin a run, without training.
+
+    Shapes, taps, vocabularies and tokenisations, memory, and the teacher's own score on the data.
+
+    Leaves with 2 if the recipe cannot run as it stands.
+
+    \b
+      stillhouse check kd-digits
+      stillhouse check my-recipe.yaml train.batch_size=512
+    """
+    from stillhouse.engine.paths import set_root
+    from stillhouse.recipe.text import load
+
+    set_root(root)
+    loaded = load(recipe, overrides or (), plugin or ())
+    from stillhouse.recipe.check import check as preflight
+
+    with stdout_for_json(json):
+        report = preflight(loaded)
+    if json:
+        print_json(report.to_json())
+    else:
+        print(report.table())
+    if not report.passed:
+        raise typer.Exit(2)

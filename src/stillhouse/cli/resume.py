@@ -1,0 +1,31 @@
+"""stillhouse resume: go on with a run that was stopped or killed."""
+
+from __future__ import annotations
+
+from stillhouse.cli.options import Json, Quiet, RunFolder, command
+from stillhouse.cli.output import path_for_reading, print_json, stdout_for_json
+
+app = command()
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Go on with a run that was stopped or killed.
+
+    It starts from the last whole checkpoint; the result is the uninterrupted run's, bit for bit where the device allows it.
+
+    \b
+      stillhouse resume runs/kd-digits
+    """
+    from stillhouse.recipe.execute import resume as go_on
+
+    with stdout_for_json(json):
+        done = go_on(run, progress=False if quiet else None)
+    if json:
+        print_json({"folder": str(done.folder.resolve()), **done.summary})
+        return
+    print(f"\n{done.table()}\n\nReport: {path_for_reading(done.report)}")

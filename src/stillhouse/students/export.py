@@ -1,0 +1,157 @@
+"""The student alone, in a form that loads without Stillhouse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stillhouse.engine.contracts import Facts
+from stillhouse.engine.folder import disk_errors, read_json, sync
+from stillhouse.errors import StillhouseError, nearest
+from stillhouse.kinds import load_plugin, lookup
+from stillhouse.networks import kinds as _networks  # noqa: F401  (registers the networks)
+from stillhouse.views import kinds as _views  # noqa: F401  (registers the views)
+
+FORMATS = ("hf", "onnx", "safetensors")
+
+
+def export(run: str | Path, to: str, out: str | Path) -> Path:
+    """Write the student of a finished run to a new folder, which appears whole or not at all.
+
+    `safetensors` gives model.safetensors and config.json, and says in a README what the inputs are;
+    `onnx` gives a graph from images in [0, 1] to logits, with the view's normalisation inside; `hf`
+    gives the Hugging Face folder of a student that is a Hugging Face model.
+
+    Raises:
+        StillhouseError: no such format, no finished run, a folder that holds something, a student
+            that cannot take the format, or a missing extra.
+    """
+    run, out = Path(run), Path(out)
+    if to not in FORMATS:
+        raise StillhouseError(f"--to {to[:40]!r} is no format; {nearest(to, FORMATS)}")
+    student = run / "student"
+    if not (student / "config.json").is_file():
+        raise StillhouseError(f"{run} holds no student ({student / 'config.json'} is missing): is the run finished?")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StillhouseError(f"{out} exists already; choose another --out, or remove it")
+    config = read_json(student / "config.json")
+    foreign = "network" not in config
+    if to == "hf" and not foreign:
+        raise StillhouseError(
+            f"this student is a {config['network']['kind']}, which Hugging Face does not know: "
+            "export it --to safetensors or --to onnx"
+        )
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if to == "onnx":
+                temporary.mkdir()
+                _write_onnx(run, config, temporary / "model.onnx")
+            else:
+                shutil.copytree(student, temporary)
+            if not foreign:
+                (temporary / "README.md").write_text(_readme(run, config, to), encoding="utf-8")
+            for file in temporary.iterdir():
+                sync(file)
+            if out.exists():
+                out.rmdir()
+            os.replace(temporary, out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+class _Whole(nn.Module):
+    """View and network in one: images [B, C, H, W] in [0, 1] to logits [B, classes]."""
+
+    def __init__(self, network: nn.Module, view: Any) -> None:
+        super().__init__()
+        self.network, self.view = network, view
+
+    def forward(self, image: Tensor) -> Tensor:
+        output = self.network(self.view.inputs({"image": image})[""])
+        return self.view.read(output, {"image": image})["logits"]
+
+
+def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
+    if "network" not in config or config["facts"]["task"] != "classification":
+        raise StillhouseError("only classifiers of images are exported to ONNX; for a language model use --to hf")
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise StillhouseError(
+            f"ONNX needs the package {error.name!r}, which is not installed: pip install 'stillhouse[onnx]'"
+        ) from error
+    whole = _rebuilt(run, config).eval()
+    image = torch.zeros(2, *config["facts"]["shape"])
+    torch.onnx.export(
+        whole,
+        (image,),
+        path,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _rebuilt(run: Path, config: dict[str, Any]) -> _Whole:
+    """The student's network with its weights, and its view."""
+    for plugin in _launch(run).get("plugins", ()):
+        load_plugin(plugin)
+    given = config["facts"]
+    facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]))
+    network = _kind("network", config["network"]).build(facts)
+    network.load_state_dict(load_file(run / "student" / "model.safetensors"))
+    return _Whole(network, _kind("view", _view(run)).build(facts))
+
+
+def _kind(family: str, options: dict[str, Any]) -> Any:
+    return lookup(family, options["kind"]).model_validate(options)
+
+
+def _launch(run: Path) -> dict[str, Any]:
+    path = run / "launch.json"
+    return read_json(path) if path.exists() else {}
+
+
+def _view(run: Path) -> dict[str, Any]:
+    """The student's view as the run's recipe names it; the plain one where it names none."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    return recipe["student"].get("view") or {"kind": "image"}
+
+
+def _readme(run: Path, config: dict[str, Any], to: str) -> str:
+    facts, view = config["facts"], _view(run)
+    network = ", ".join(f"{name} {value}" for name, value in config["network"].items())
+    shape = " x ".join(map(str, facts["shape"]))
+    normalised = f"(image - {view.get('mean', [0.0])}) / {view.get('std', [1.0])}, by channel"
+    lines = [f"# {run.resolve().name}: the student", "", f"Network: {network}. Task: {facts['task']}."]
+    if to == "onnx":
+        lines += [
+            f"Input `image`: float32 [batch, {shape.replace(' x ', ', ')}] in [0, 1]; the graph normalises it.",
+            f"Output `logits`: float32 [batch, {facts['classes']}].",
+            "",
+            '    onnxruntime.InferenceSession("model.onnx").run(["logits"], {"image": images})',
+        ]
+    else:
+        lines += [
+            f"Input: [{shape}] in [0, 1], given to the network as {normalised}.",
+            f"Output: {facts['classes']} classes {', '.join(facts['names'])}".rstrip() + ".",
+            "",
+            '    state = safetensors.torch.load_file("model.safetensors")',
+            "",
+            "The names of the parameters are those of the network's layers; config.json has its sizes.",
+        ]
+    return "\n".join(lines) + "\n"
