@@ -41,6 +41,11 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def augments(self) -> bool:
+        """Whether `fetch` changes the images when it is given a generator."""
+        return self.pad > 0 or self.flip
+
     def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
         """`index` and `labels` [B], `image` float [B, C, H, W] in [0, 1]; augmented only with a generator."""
         rows = indices if self.rows is None else self.rows.index_select(0, indices)

@@ -1,0 +1,120 @@
+"""A teacher whose signals lie in a store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from stillhouse.engine.contracts import Batch, Signals, Source
+from stillhouse.errors import StillhouseError
+from stillhouse.store.identity import identity_of
+from stillhouse.store.shards import Store
+from stillhouse.teachers.frozen import Teacher
+
+
+class StoredTeacher(nn.Module):
+    """Serves a source's batches from a store, in place of the teacher the store was built from.
+
+    Every served input is compared, by its hash, with the one the store was built on: an augmented
+    image, an edited text or a rollout is an error, never another input's target. A live teacher
+    answers what the store lacks, in the store's own layout, so that both kinds of target are alike.
+
+    Raises StillhouseError when the store is another teacher's than `live`, holds none of the
+    source's inputs, or lacks some and there is no live teacher; and on a batch as told above.
+    """
+
+    def __init__(self, store: Store, source: Source, live: Teacher | None = None) -> None:
+        super().__init__()
+        require_servable(source)
+        self.store = store
+        self.live = live
+        self.served = 0
+        """Examples answered from the store."""
+        self.asked = 0
+        """Examples answered at all."""
+        self._rows = torch.from_numpy(store.rows(source))
+        self._agree(source)
+
+    def _agree(self, source: Source) -> None:
+        if self.live is not None:
+            differs = identity_of(self.live).differences(self.store.identity)
+            if differs:
+                raise StillhouseError(f"{self.store.folder} is not this teacher's store: {'; '.join(differs)} differs")
+        covered = int((self._rows >= 0).sum())
+        if covered == 0:
+            raise StillhouseError(
+                f"the source differs: {self.store.folder} holds none of its {len(self._rows):,} inputs "
+                f"(source {source.fingerprint[:24]!r}); was the store built on other data, or on other fields?"
+            )
+        if covered < len(self._rows) and self.live is None:
+            raise StillhouseError(
+                f"{self.store.folder} holds {covered:,} of the source's {len(self._rows):,} inputs, and there is no "
+                "live teacher for the rest: build the store to its end, or give the teacher's weights"
+            )
+
+    @property
+    def fraction(self) -> float:
+        """Share of the examples so far that came from the store."""
+        return self.served / self.asked if self.asked else 0.0
+
+    def signals(self, batch: Batch, wants: Iterable[str] = ("logits",)) -> Signals:
+        """The wanted signals [B, ...], fp32, on the batch's device."""
+        wants = list(wants)
+        device = next(iter(batch.values())).device
+        rows = self._rows_of(batch)
+        stored = rows >= 0
+        if stored.all():
+            records = self.store.records(rows)
+        else:
+            records = np.empty(len(rows), dtype=self.store.record)
+            records[stored] = self.store.records(rows[stored])
+            records[~stored] = self.store.encode(self._live_signals(batch, ~stored))
+        self.asked += len(rows)
+        self.served += int(stored.sum())
+        return {name: value.to(device, non_blocking=True) for name, value in self.store.decode(records, wants).items()}
+
+    def _rows_of(self, batch: Batch) -> np.ndarray:
+        """The record of each example of the batch [B], -1 where there is none."""
+        if "index" not in batch:
+            return np.full(len(next(iter(batch.values()))), -1, dtype=np.int64)
+        index = batch["index"].cpu()
+        if len(index) and int(index.max()) >= len(self._rows):
+            raise StillhouseError(
+                f"the batch has index {int(index.max())}, and the source {len(self._rows):,} examples"
+            )
+        rows = self._rows[index].numpy()
+        stored = np.flatnonzero(rows >= 0)
+        changed = self.store.keys_of(batch)[stored] != self.store.keys(rows[stored])
+        if changed.any():
+            raise StillhouseError(
+                f"{int(changed.sum())} of {len(rows)} inputs are not those that {self.store.folder} was built on, "
+                f"the first at index {int(batch['index'][stored[changed][0]])}: they were augmented, edited or "
+                "generated; turn that off, or use the live teacher"
+            )
+        return rows
+
+    def _live_signals(self, batch: Batch, missing: np.ndarray) -> Signals:
+        if self.live is None:
+            raise StillhouseError(
+                f"{int(missing.sum())} inputs of this batch have no place in {self.store.folder}, and there is no live "
+                "teacher for them"
+            )
+        chosen = torch.from_numpy(missing).to(next(iter(batch.values())).device)
+        with torch.no_grad():
+            return self.live.signals({name: value[chosen] for name, value in batch.items()}, tuple(self.store.layouts))
+
+
+def require_servable(source: Source) -> None:
+    """Raises StillhouseError for a source that changes its inputs from epoch to epoch.
+
+    A store holds the teacher's answer to each input as it is. A student that learns that answer on
+    an augmented input learns something no teacher said.
+    """
+    if getattr(source, "augments", False):
+        raise StillhouseError(
+            "the data augments its training inputs, and a store holds the teacher's answers to plain ones: "
+            "turn augmentation off in 'data', or drop 'teacher.store' to ask the live teacher each time"
+        )
