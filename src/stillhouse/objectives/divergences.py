@@ -135,8 +135,9 @@ def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
 
 
 def _mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
-    """log(beta P + (1 - beta) Q)."""
-    return torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    """log(beta P + (1 - beta) Q), and a finite number without gradient where both are zero."""
+    m = beta * log_p.exp() + (1 - beta) * log_q.exp()
+    return m.clamp(min=torch.finfo(m.dtype).tiny).log()
 
 
 def _same_shape(student: Tensor, target: Tensor) -> None:
