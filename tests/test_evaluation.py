@@ -111,8 +111,8 @@ def test_who_is_right_counts_every_example_once():
     own = torch.eye(CLASSES)[[0, 1, 0, 0, 1]]  # right, right, wrong, wrong, wrong
     teacher = torch.eye(CLASSES)[[0, 2, 2, 0, 2]]  # right, wrong, right, the same mistake, another mistake
     figure = classification.who_is_right(classification.Answers(own, labels), classification.Answers(teacher, labels))
-    counts = {name: figure[name] for name in ("both", "arm", "teacher", "neither", "same_mistake")}
-    assert counts == {"both": 1, "arm": 1, "teacher": 1, "neither": 2, "same_mistake": 1}
+    counts = {name: figure[name] for name in ("both", "arm_only", "teacher_only", "neither", "same_mistake")}
+    assert counts == {"both": 1, "arm_only": 1, "teacher_only": 1, "neither": 2, "same_mistake": 1}
 
 
 def test_agreement_says_when_there_is_no_teacher_or_another_number_of_classes():
@@ -198,7 +198,7 @@ def test_cost_counts_a_multiply_add_as_two():
     assert found.metrics["parameters"] == CLASSES * 6 + 6 * 3 + 3
     assert found.metrics["flops"] == 2 * (CLASSES * 6 + 6 * 3)
     assert found.metrics["milliseconds"] > 0
-    assert found.figures[0]["rows"][0][0] == 7
+    assert "a batch of 7 on cpu" in found.figures[0]["text"]
 
 
 def test_every_metric_says_how_it_is_read():

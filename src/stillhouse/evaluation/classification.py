@@ -118,8 +118,8 @@ def who_is_right(own: Answers, teacher: Answers) -> dict[str, Any]:
         "kind": "who-is-right",
         "title": "Who is right",
         "both": int((a & t).sum()),
-        "arm": int((a & ~t).sum()),
-        "teacher": int((~a & t).sum()),
+        "arm_only": int((a & ~t).sum()),
+        "teacher_only": int((~a & t).sum()),
         "neither": int((~a & ~t).sum()),
         "same_mistake": int((~a & ~t & (own.guesses == teacher.guesses)).sum()),
     }

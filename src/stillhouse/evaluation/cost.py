@@ -31,14 +31,15 @@ def cost(kind: Cost, arm: Arm, context: Context) -> Findings:
         operations = count_flops(lambda: arm.model.signals(batch)) / size
         milliseconds = median_seconds(lambda: arm.model.signals(batch), context.device) * 1000 / size
     parameters = sum(p.numel() for p in arm.model.network.parameters())
-    table = {
-        "kind": "table",
-        "title": "How the cost was measured",
-        "columns": ["batch size", "timed passes", "device", "threads"],
-        "rows": [[size, PASSES, str(context.device), torch.get_num_threads()]],
-    }
+    threads = torch.get_num_threads()
+    how = (
+        f"the median of {PASSES} forward passes over a batch of {size} on {context.device} with "
+        f"{threads} thread{'s' * (threads > 1)}; FLOPs are those of matrix products, convolutions and attention, "
+        "a multiply-add as two."
+    )
     return Findings(
-        metrics={"parameters": parameters, "flops": operations, "milliseconds": milliseconds}, figures=[table]
+        metrics={"parameters": parameters, "flops": operations, "milliseconds": milliseconds},
+        figures=[{"kind": "note", "title": "Time an example", "text": how}],
     )
 
 

@@ -67,7 +67,7 @@ class Cost(MetricKind):
     gives: ClassVar[dict[str, Measure]] = {
         "parameters": Measure("parameters", "lower", "count"),
         "flops": Measure("FLOPs an example", "lower", "count"),
-        "milliseconds": Measure("milliseconds an example", "lower", "ms"),
+        "milliseconds": Measure("time an example", "lower", "ms"),
     }
 
 

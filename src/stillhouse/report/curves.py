@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,10 +47,18 @@ def _series(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[floa
 def _distinct(losses: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
     """Without the terms that are a total over again, and with "total" alone where there is one player."""
     totals = {name: values for name, values in losses.items() if name.startswith("total/")}
-    terms = {n: v for n, v in losses.items() if n not in totals and v not in totals.values()}
+    terms = {n: v for n, v in losses.items() if n not in totals and not any(_equal(v, t) for t in totals.values())}
     if len(totals) == 1:
         totals = dict(zip(["total"], totals.values(), strict=True))
     return {name.replace("total/", "total, "): values for name, values in (totals | terms).items()}
+
+
+def _equal(a: Sequence[float | None], b: Sequence[float | None]) -> bool:
+    """Whether two curves are one to within rounding."""
+    return all(
+        x == y or (x is not None and y is not None and math.isclose(x, y, rel_tol=1e-5))
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def _classes(stage: str, series: Mapping[str, object]) -> dict[str, str]:

@@ -5,10 +5,11 @@ A figure is a JSON object with `kind`, `title`, the `arm` it belongs to (where i
     lines         x [n], series {name: [n]}, xlabel, ylabel
     bars, dots    labels [n], series {name: [n]}, ylabel, unit ("share" prints per cent)
     reliability   bins [{low, high, count, confidence, accuracy}], ece
-    who-is-right  both, arm, teacher, neither, same_mistake: counts
+    who-is-right  both, arm_only, teacher_only, neither, same_mistake: counts
     images        width, height, channels (1 or 3), pixels [[0..255, ...], ...], labels [n], columns
     text          samples [str]
     table         columns [str], rows [[...]]
+    note          text
 
 `bars` and `dots` start at zero and where the data starts, respectively. Figures of one kind and title
 that belong to different arms are drawn together. A missing value is null.
@@ -32,6 +33,8 @@ PALETTE = 6
 WIDE = 760
 HOVERS = 60
 """Most places along a curve that tell their values when pointed at."""
+MARKED = 12
+"""Most places of a curve that are marked with dots."""
 
 
 def gather(figures: Sequence[Figure]) -> list[list[Figure]]:
@@ -42,15 +45,15 @@ def gather(figures: Sequence[Figure]) -> list[list[Figure]]:
     return list(groups.values())
 
 
-def draw(together: Sequence[Figure]) -> str:
-    """Figures of one kind and title. One that cannot be drawn says so in its place."""
+def draw(together: Sequence[Figure]) -> list[str]:
+    """Figures of one kind and title as cards. One that cannot be drawn says so in its place."""
     kind, title = str(together[0].get("kind")), str(together[0].get("title", ""))
     if kind not in KINDS:
-        return note(f"The figure {title!r} is of a kind this report does not draw: {kind!r}.")
+        return [note(f"The figure {title!r} is of a kind this report does not draw: {kind!r}.")]
     try:
         return KINDS[kind](title, together)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        return note(f"The figure {title!r} ({kind}) could not be drawn: {type(error).__name__}: {error}.")
+        return [note(f"The figure {title!r} ({kind}) could not be drawn: {type(error).__name__}: {error}.")]
 
 
 def note(text: str) -> str:
@@ -91,8 +94,8 @@ def curves(title: str, x: Sequence[float], series: Mapping[str, Sequence[float |
     marks = axes.marks()
     for name, values in clean.items():
         points = [None if v is None else (axes.x(a), y(v)) for a, v in zip(x, values, strict=True)]
-        if sum(p is not None for p in points) == 1:
-            marks += [tag("circle", cx=p[0], cy=p[1], r=3.2, class_=f"dot {classes[name]}") for p in points if p]
+        if len(x) <= MARKED:
+            marks += [tag("circle", cx=p[0], cy=p[1], r=2.8, class_=f"dot {classes[name]}") for p in points if p]
         marks.append(path(points, class_=f"line {classes[name]}"))
     marks += _hovers(axes, x, clean)
     ends = "; ".join(f"{n} from {_text(values, 0)} to {_text(values, -1)}" for n, values in clean.items())
@@ -132,7 +135,7 @@ def _text(values: Sequence[float | None], place: int) -> str:
     return "nothing" if value is None else numbers.plain(value)
 
 
-def lines(title: str, together: Sequence[Figure]) -> str:
+def lines(title: str, together: Sequence[Figure]) -> list[str]:
     drawn = []
     for figure in together:
         series = figure["series"]
@@ -141,7 +144,7 @@ def lines(title: str, together: Sequence[Figure]) -> str:
         labels = {key: str(figure.get(key, "")) for key in ("xlabel", "ylabel")}
         aside = escape(arm) if len(together) > 1 else ""
         drawn.append(curves(title, figure["x"], series, aside=aside, classes=classes, **labels))
-    return grid(drawn)
+    return drawn
 
 
 def grid(cards: Sequence[str]) -> str:
@@ -151,7 +154,7 @@ def grid(cards: Sequence[str]) -> str:
 # --- bars and dots -------------------------------------------------------------------------
 
 
-def categories(title: str, together: Sequence[Figure]) -> str:
+def categories(title: str, together: Sequence[Figure]) -> list[str]:
     """Values by category: bars from zero, or dots where the differences are small beside the values."""
     first = together[0]
     labels = [str(label) for label in first["labels"]]
@@ -176,7 +179,7 @@ def categories(title: str, together: Sequence[Figure]) -> str:
         )
     picture = drawing(title, _spoken(labels, series, share), marks, width)
     body = tag("div", picture, class_="scroll wide") if wide else picture
-    return grid([card(title, body, wide=wide, names=list(classes.items()))])
+    return [card(title, body, wide=wide, names=list(classes.items()))]
 
 
 def _by_arm(together: Sequence[Figure]) -> tuple[dict[str, list[Any]], dict[str, str]]:
@@ -254,33 +257,25 @@ def _spoken(labels: Sequence[str], series: dict[str, list[Any]], share: bool) ->
 # --- calibration and agreement -------------------------------------------------------------
 
 
-def reliability(title: str, together: Sequence[Figure]) -> str:
-    """Accuracy against confidence, with the share of examples at each confidence below."""
-    return grid([_reliability(title, figure) for figure in together])
-
-
-def _reliability(title: str, figure: Figure) -> str:
-    arm, bins = str(figure.get("arm", "")), [b for b in figure["bins"] if b["count"]]
-    total = sum(b["count"] for b in bins)
-    height, floor = 300, 268
-    axes = Axes(Scale(0, 1, 46, WIDTH - 12), Scale(0, 1, 210, 22), "confidence", "accuracy", share=True, x_share=True)
-    marks = Axes(axes.x, axes.y, "", "accuracy", share=True).marks(x_ticks=False)
-    cls = figure["colour"]
-    for b in bins:
-        told = tag("title", escape(_bin_text(b)))
-        column = {"x": axes.x(b["low"]) + 0.5, "width": axes.x(b["high"]) - axes.x(b["low"]) - 1}
-        right, sure = axes.y(b["accuracy"]), axes.y(b["confidence"])
-        tall = max(1.0, 36 * b["count"] / total)
-        marks.append(tag("rect", told, **column, y=right, height=axes.y(0) - right, class_=f"bar {cls}"))
-        marks.append(tag("rect", told, **column, y=min(right, sure), height=abs(right - sure), class_="gap"))
-        marks.append(tag("rect", told, **column, y=floor - tall, height=tall, class_=f"bar pale {cls}"))
-    marks.append(tag("line", x1=axes.x(0), y1=axes.y(0), x2=axes.x(1), y2=axes.y(1), class_="ideal"))
-    lower = Axes(axes.x, Scale(0, 1, floor, floor - 36), "confidence", "", x_share=True)
-    marks += [m for m in lower.marks() if "grid" not in m and "tick end" not in m]
-    marks.append(tag("text", "examples", x=axes.x(0), y=floor - 40, class_="label"))
-    ece = f"expected calibration error {100 * figure['ece']:.1f} %"
-    picture = drawing(f"{title}, {arm}", ece, marks, WIDTH, height)
-    return card(f"{title}: {arm}" if arm else title, picture, aside=escape(f"ECE {100 * figure['ece']:.1f}\u202f%"))
+def reliability(title: str, together: Sequence[Figure]) -> list[str]:
+    """Accuracy against confidence, all arms in one plot; a dot's area is its bin's share of the examples."""
+    right = WIDTH - 20
+    axes = Axes(Scale(0, 1, 46, right), Scale(0, 1, HEIGHT, 26), "confidence", "accuracy", share=True, x_share=True)
+    marks = [*axes.marks(), tag("line", x1=46, y1=axes.y(0), x2=right, y2=axes.y(1), class_="ideal")]
+    names, told = [], []
+    for figure in together:
+        bins, cls, arm = [b for b in figure["bins"] if b["count"]], figure["colour"], str(figure.get("arm", ""))
+        total = sum(b["count"] for b in bins)
+        points = [(axes.x(b["confidence"]), axes.y(b["accuracy"])) for b in bins]
+        for b, (x, y) in zip(bins, points, strict=True):
+            marks.append(tag("line", x1=x, x2=x, y1=y, y2=axes.y(b["confidence"]), class_=f"stem {cls}"))
+            radius = 2 + 9 * math.sqrt(b["count"] / total)
+            about = tag("title", escape(f"{arm} {_bin_text(b)}".strip()))
+            marks.append(tag("circle", about, cx=x, cy=y, r=radius, class_=f"dot clear {cls}"))
+        names.append((f"{arm}, ECE {100 * figure['ece']:.1f}\u202f%", cls))
+        told.append(f"{arm} expected calibration error {100 * figure['ece']:.1f} %")
+    picture = drawing(title, "; ".join(told), marks, WIDTH, HEIGHT + 40)
+    return [card(title, picture, aside="dot area: share of examples", names=names)]
 
 
 def _bin_text(b: dict[str, float]) -> str:
@@ -290,14 +285,14 @@ def _bin_text(b: dict[str, float]) -> str:
     )
 
 
-def who_is_right(title: str, together: Sequence[Figure]) -> str:
+def who_is_right(title: str, together: Sequence[Figure]) -> list[str]:
     """Two by two: is the arm right, is the teacher right."""
-    return grid([_who_is_right(title, figure) for figure in together])
+    return [_who_is_right(title, figure) for figure in together]
 
 
 def _who_is_right(title: str, figure: Figure) -> str:
     arm = str(figure.get("arm", "arm"))
-    counts = {key: int(figure[key]) for key in ("both", "arm", "teacher", "neither")}
+    counts = {key: int(figure[key]) for key in ("both", "arm_only", "teacher_only", "neither")}
     total = sum(counts.values()) or 1
 
     def cell(key: str) -> str:
@@ -306,8 +301,8 @@ def _who_is_right(title: str, figure: Figure) -> str:
         return tag("td", shown, class_=f"{key} {figure['colour']}", style=f"--share:{max(0.08, share) ** 0.5:.2f}")
 
     head = tag("tr", "<td></td>" + "".join(tag("th", t, scope="col") for t in ("teacher right", "teacher wrong")))
-    right = tag("tr", tag("th", escape(f"{arm} right"), scope="row") + cell("both") + cell("arm"))
-    wrong = tag("tr", tag("th", escape(f"{arm} wrong"), scope="row") + cell("teacher") + cell("neither"))
+    right = tag("tr", tag("th", escape(f"{arm} right"), scope="row") + cell("both") + cell("arm_only"))
+    wrong = tag("tr", tag("th", escape(f"{arm} wrong"), scope="row") + cell("teacher_only") + cell("neither"))
     caption = tag("caption", escape(f"{title}: {arm} and teacher"), class_="hidden")
     table = tag("table", caption + head + right + wrong, class_="square")
     mistakes = ""
@@ -320,9 +315,9 @@ def _who_is_right(title: str, figure: Figure) -> str:
 # --- samples -------------------------------------------------------------------------------
 
 
-def images(title: str, together: Sequence[Figure]) -> str:
+def images(title: str, together: Sequence[Figure]) -> list[str]:
     """Contact sheets, one an arm."""
-    return grid([_sheet(title, figure) for figure in together])
+    return [_sheet(title, figure) for figure in together]
 
 
 def _sheet(title: str, figure: Figure) -> str:
@@ -359,7 +354,7 @@ def contact_sheet(figure: Figure, columns: int) -> bytes:
     return packed.getvalue()
 
 
-def text(title: str, together: Sequence[Figure]) -> str:
+def text(title: str, together: Sequence[Figure]) -> list[str]:
     """Samples of text, a column an arm."""
     cards = []
     for figure in together:
@@ -368,16 +363,27 @@ def text(title: str, together: Sequence[Figure]) -> str:
         cards.append(
             card(f"{title}: {arm}" if arm else title, tag("ol", samples, class_=f"samples {figure['colour']}"))
         )
-    return grid(cards)
+    return cards
 
 
-def table(title: str, together: Sequence[Figure]) -> str:
+def remark(title: str, together: Sequence[Figure]) -> list[str]:
+    """A sentence about the measurements; arms that say the same say it once."""
+    by_text: dict[str, list[str]] = {}
+    for figure in together:
+        by_text.setdefault(str(figure["text"]), []).append(str(figure.get("arm", "")))
+    said = [f"{title} ({', '.join(filter(None, arms))}): {words}" for words, arms in by_text.items()]
+    if len(by_text) == 1:
+        said = [f"{title}: {words}" for words in by_text]
+    return [tag("p", escape(words), class_="small full") for words in said]
+
+
+def table(title: str, together: Sequence[Figure]) -> list[str]:
     """Rows of several arms in one table, the arm in front."""
     together = [f for f in together if f["columns"] == together[0]["columns"]]
     arms = any(f.get("arm") for f in together)
     head = [*(["arm"] if arms else []), *map(str, together[0]["columns"])]
     rows = [[*([f.get("arm", "")] if arms else []), *row] for f in together for row in f["rows"]]
-    return rows_table(title, head, rows)
+    return [rows_table(title, head, rows)]
 
 
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -394,7 +400,7 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
         ]
         body.append(tag("tr", "".join(cells)))
     inside = tag("caption", escape(title)) + tag("thead", tag("tr", head)) + tag("tbody", "".join(body))
-    return tag("div", tag("table", inside), class_="scroll")
+    return tag("div", tag("table", inside), class_="scroll full")
 
 
 def _cell(value: Any) -> str:
@@ -409,12 +415,13 @@ def sections(figures: Sequence[Figure], classes: Mapping[str, str]) -> dict[str,
     `classes` gives an arm's colour class; a figure of no arm is drawn in the first colour of the turn.
     """
     painted = [f | {"colour": classes.get(str(f.get("arm")), "series-0")} for f in figures]
-    where = sorted(painted, key=lambda f: f.get("kind") not in ("images", "text"))
+    order = {"images": 0, "text": 0, "table": 2, "note": 3}
+    where = sorted(painted, key=lambda f: order.get(str(f.get("kind")), 1))
     parts = groupby(where, key=lambda f: "samples" if f.get("kind") in ("images", "text") else "measurements")
-    return {name: "".join(draw(group) for group in gather(list(members))) for name, members in parts}
+    return {name: grid([c for group in gather(list(members)) for c in draw(group)]) for name, members in parts}
 
 
-KINDS: dict[str, Callable[[str, Sequence[Figure]], str]] = {
+KINDS: dict[str, Callable[[str, Sequence[Figure]], list[str]]] = {
     "lines": lines,
     "bars": categories,
     "dots": categories,
@@ -423,4 +430,5 @@ KINDS: dict[str, Callable[[str, Sequence[Figure]], str]] = {
     "images": images,
     "text": text,
     "table": table,
+    "note": remark,
 }

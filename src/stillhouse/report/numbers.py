@@ -57,10 +57,12 @@ def change_unit(name: str) -> str:
 
 
 def plain(value: float) -> str:
-    """Three significant digits or so, without an exponent where that reads well."""
+    """Whole numbers as they are; others to three significant digits or so, without an exponent where that reads well."""
     size = abs(value)
-    if value == int(value) and size < 1e5:
-        return f"{int(value):,}".replace(",", "\u202f").replace("-", MINUS)
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f").replace("-", MINUS)
+    if size == 0:
+        return "0"
     if size >= 1e5 or size < 1e-4:
         return f"{value:.2e}".replace("-", MINUS)
     digits = max(0, 2 - math.floor(math.log10(size))) if size < 100 else 1
@@ -73,7 +75,8 @@ def big(value: float) -> str:
         return f"{value:,.0f}".replace(",", "\u202f").replace("-", MINUS)
     power = min(len(PREFIXES) - 1, int(math.log10(abs(value)) // 3))
     scaled = value / 1000**power
-    return f"{scaled:.3g}".replace("-", MINUS) + f"\u202f{PREFIXES[power]}"
+    digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+    return f"{scaled:.{digits}f}\u202f{PREFIXES[power]}".replace("-", MINUS)
 
 
 def seconds(value: float) -> str:

@@ -99,42 +99,39 @@ def facts(run: RunFiles) -> str:
 
 
 def arms(run: RunFiles) -> str:
-    """Metrics by row, arms by column, and what the teacher changed."""
+    """Metrics by row, arms by column, and what the teacher changed; what an arm costs to use stands below."""
     if not run.arms:
         return ""
-    names = metric_names(run.arms)
-    quality = [n for n in names if n not in Cost.gives]
-    parts = [_arms_table(run, quality, "What each arm reaches", bool(run.effect))] if quality else []
-    prices = [n for n in names if n in Cost.gives]
-    if prices:
-        parts.append(_arms_table(run, prices, "What each arm costs to use", False))
-    return "".join(parts)
-
-
-def _arms_table(run: RunFiles, names: list[str], caption: str, differences: bool) -> str:
     dots = colours(run.arms)
     heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in run.arms]
-    if differences:
+    if run.effect:
         heads.append(tag("th", f"student {numbers.MINUS} control", scope="col", class_="num"))
         heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
-    rows = []
-    for name in names:
-        arrow = {"higher": "↑", "lower": "↓"}.get(numbers.measure(name).better, "")
-        spoken = {"higher": "higher is better", "lower": "lower is better"}.get(numbers.measure(name).better)
-        label = escape(numbers.measure(name).label) + (" " + tag("abbr", arrow, title=spoken) if arrow else "")
-        cells = [tag("td", escape(numbers.metric(name, run.arms[arm].get(name))), class_="num") for arm in run.arms]
-        if differences:
-            cells += _difference(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
-        rows.append(tag("tr", tag("th", label, scope="row") + "".join(cells)))
+    names = metric_names(run.arms)
+    quality, prices = ([n for n in names if (n in Cost.gives) == priced] for priced in (False, True))
+    bodies = [tag("tbody", "".join(_arms_row(run, name) for name in quality))]
+    if prices:
+        group = tag("tr", tag("th", "cost to use", scope="rowgroup", colspan=len(heads) + 1, class_="group"))
+        bodies.append(tag("tbody", group + "".join(_arms_row(run, name) for name in prices)))
     head = tag("thead", tag("tr", tag("td", "") + "".join(heads)))
-    inside = tag("caption", escape(caption)) + head + tag("tbody", "".join(rows))
+    inside = tag("caption", "Arms by column, measurements by row", class_="hidden") + head + "".join(bodies)
     return tag("div", tag("table", inside, class_="arms"), class_="scroll")
+
+
+def _arms_row(run: RunFiles, name: str) -> str:
+    better = numbers.measure(name).better
+    arrow = {"higher": "↑", "lower": "↓"}.get(better)
+    mark = " " + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
+    cells = [tag("td", escape(numbers.metric(name, run.arms[arm].get(name))), class_="num") for arm in run.arms]
+    if run.effect:
+        cells += _difference(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
+    return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
 
 
 def _difference(name: str, interval: Interval) -> list[str]:
     found = reading(name, interval)
     mean, *bounds = interval_texts(name, interval)
-    shown = tag("b", escape(f"{mean} {numbers.change_unit(name)}".rstrip()))
+    shown = tag("b", escape(mean) + tag("span", escape(" " + numbers.change_unit(name)), class_="unit"))
     if bounds:
         shown += " " + tag("span", escape(" to ".join(bounds)), class_="bounds")
     return [tag("td", shown, class_=f"num {found}"), tag("td", whisker(name, interval), class_="glyph")]

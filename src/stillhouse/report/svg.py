@@ -55,10 +55,10 @@ class Scale:
     def ticks(self, count: int = 4) -> list[float]:
         """Round values inside the scale, about as many as asked for."""
         if self.log:
-            powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            step = max(1, math.ceil(len(powers) / (count + 1)))
-            if len(powers) > 1:
-                return [10.0**p for p in powers][::step]
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            factors = (1,) if math.log10(self.high / self.low) > 2.2 else (1, 3)
+            found = [m * 10.0**p for p in powers for m in factors if self.low <= m * 10.0**p <= self.high]
+            return found[:: math.ceil(len(found) / (2 * count))]
         step = nice_step((self.high - self.low) / count) if self.high > self.low else 1.0
         first = math.ceil(self.low / step - 1e-9)
         return [round(n * step, 12) for n in range(first, math.floor(self.high / step + 1e-9) + 1)]
