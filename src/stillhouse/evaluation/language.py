@@ -75,6 +75,7 @@ def teacher_judged(kind: TeacherJudged, arm: Arm, context: Context) -> Findings:
     if "teacher" not in context.arms:
         raise StillhouseError("teacher-judged needs a teacher that can be run, and this run has none: leave it out")
     teacher = context.arms["teacher"].model
+    _one_vocabulary(arm, teacher, context.device)
     rng = torch.Generator(context.device).manual_seed(derive(context.seed, "teacher-judged"))
     judged, own, samples = [], [], []
     for batch in batches(context.source, BATCH, context.device):
@@ -100,12 +101,6 @@ def score(model: Model, batch: Batch) -> Scored:
         logits = model.signals(batch)["logits"]  # [B, T-1, V]
     labels, where = model.view.targets(batch)
     counted = torch.ones_like(labels, dtype=torch.bool) if where is None else where
-    top = int(labels.max())
-    if top >= logits.shape[-1]:
-        raise StillhouseError(
-            f"token {top} was written and the model that is to score it knows {logits.shape[-1]} tokens: "
-            "the arms read different vocabularies"
-        )
     chosen = labels.masked_fill(~counted, 0).unsqueeze(-1)
     values = logits.float().log_softmax(-1).gather(-1, chosen).squeeze(-1)
     return Scored(values, counted)
@@ -134,6 +129,17 @@ def _shown(written: Batch, kind: TeacherJudged, context: Context, judged: Scored
             }
         )
     return rows
+
+
+def _one_vocabulary(arm: Arm, teacher: Model, device: Any) -> None:
+    probe = {"input_ids": torch.zeros(1, 2, dtype=torch.long, device=device)}
+    with measuring(arm.model), measuring(teacher):
+        ours, theirs = (model.signals(probe)["logits"].shape[-1] for model in (arm.model, teacher))
+    if ours != theirs:
+        raise StillhouseError(
+            f"teacher-judged: {arm.name} knows {ours} tokens and the teacher {theirs}: they read different "
+            "vocabularies, so the teacher cannot score what the arm writes"
+        )
 
 
 def _language(data: Data, metric: str) -> None:
