@@ -99,3 +99,34 @@ class TeacherJudged(MetricKind):
     """Of the sampling; the scores are at temperature 1."""
     shown: Annotated[int, Field(ge=0)] = 4
     """Samples in the report."""
+
+
+class Frechet(MetricKind):
+    """The Fréchet distance of generated from real images (Heusel et al. 2017, arXiv:1706.08500), with an interval.
+
+    The features are those of a small classifier trained on the real training images, the same in every run.
+    """
+
+    kind: Literal["frechet"] = "frechet"
+    builds = "stillhouse.evaluation.generation:frechet"
+    gives: ClassVar[dict[str, Measure]] = {
+        "frechet": Measure("Fréchet distance", "lower"),
+        "frechet_low": Measure("Fréchet distance, 95 % low"),
+        "frechet_high": Measure("Fréchet distance, 95 % high"),
+        "asked_class": Measure("samples of the class asked for", "higher", "share"),
+    }
+    samples: Annotated[int, Field(ge=100)] = 4096
+    """Images generated, of the classes in the measured split's proportions."""
+
+
+class SamplingCost(MetricKind):
+    """Network calls and milliseconds that one generated image takes."""
+
+    kind: Literal["sampling-cost"] = "sampling-cost"
+    builds = "stillhouse.evaluation.generation:sampling_cost"
+    gives: ClassVar[dict[str, Measure]] = {
+        "network_calls": Measure("network calls an image", "lower", "count"),
+        "ms_per_image": Measure("time an image", "lower", "ms"),
+    }
+    batch_size: Annotated[int, Field(gt=0)] = 256
+    """Images generated at a time."""

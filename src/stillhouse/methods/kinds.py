@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from stillhouse.engine.settings import Positive
 from stillhouse.kinds import AnyKind, Kind
 from stillhouse.objectives.kinds import ReverseKL, TermKind
 
@@ -63,3 +64,33 @@ class GKD(MethodKind):
         from stillhouse.objectives.kinds import CrossEntropy
 
         return Match(terms=[CrossEntropy(signal="labels")])
+
+
+class Denoise(MethodKind):
+    """A diffusion model trained on data alone (Karras et al. 2022, arXiv:2206.00364)."""
+
+    kind: Literal["denoise"] = "denoise"
+    builds = "stillhouse.methods.denoise:Denoise"
+    log_mean: float = -1.2
+    """Of the logarithm of the noise levels trained on: the paper's P_mean."""
+    log_std: Positive = 1.2
+    """Of the same: P_std."""
+
+    def without_teacher(self) -> Denoise:
+        return self
+
+
+class DMD(MethodKind):
+    """Distribution matching: a one-step generator and an online fake score, at two time scales.
+
+    Yin et al. 2024 (arXiv:2311.18828 and arXiv:2405.14867).
+    """
+
+    kind: Literal["dmd"] = "dmd"
+    builds = "stillhouse.methods.dmd:DMD"
+    critic_updates: Annotated[int, Field(gt=0)] = 5
+    """Updates of the fake score to one of the generator."""
+    sigma_min: Positive = 0.002
+    """Least noise at which the two distributions are compared."""
+    sigma_max: Positive = 80.0
+    """Most noise at which they are."""

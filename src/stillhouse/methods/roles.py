@@ -18,3 +18,5 @@ class Roles:
     facts: Facts
     example: Batch
     """A small batch of the source, to size train-only parts by."""
+    sampler: Any = None
+    """How the student turns noise into samples (stillhouse.networks.samplers); None where the recipe names no way."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stillhouse.engine.settings import Train
+from stillhouse.engine.settings import Positive, Train
 from stillhouse.kinds import AnyKind, Kind
 
 Width = Annotated[int, Field(gt=0)]
@@ -104,20 +104,39 @@ class CausalLM(NetworkKind):
     """`data` cuts or pads the vocabulary to the tokenizer's, where a model carries spare rows."""
 
 
+class Denoiser(NetworkKind):
+    """A denoiser conditioned on noise level and class, preconditioned as in Karras et al. 2022 (arXiv:2206.00364).
+
+    A residual multilayer perceptron on the flattened image: for small images of one size.
+    """
+
+    kind: Literal["denoiser"] = "denoiser"
+    builds = "stillhouse.networks.denoiser:Denoiser"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "denoise"}
+    width: Width = 256
+    """Of the residual stream."""
+    blocks: Annotated[int, Field(gt=0)] = 2
+    """Of two layers each."""
+    sigma_data: Positive = 0.5
+    """Standard deviation of the data as the view shows it."""
+
+
 class SamplerKind(Kind):
     """How a generator turns noise into samples.
 
-    `build(denoiser)` gives a callable `(noise, labels, rng) -> samples`.
+    `build(denoiser)` gives a callable `(noise, labels, rng) -> samples` with an attribute `calls`, its network calls.
     """
 
     family: ClassVar[str] = "sampler"
 
 
 class OneStep(SamplerKind):
-    """One network call: the denoiser's answer at the highest noise level."""
+    """One network call: the denoiser's answer to noise of one level."""
 
     kind: Literal["one-step"] = "one-step"
     builds = "stillhouse.networks.samplers:OneStep"
+    sigma: Positive = 80.0
+    """That level. 80 is where diffusion starts; Zhou et al. 2024 (arXiv:2404.04057) train generators at 2.5."""
 
 
 class Heun(SamplerKind):
@@ -126,6 +145,9 @@ class Heun(SamplerKind):
     kind: Literal["heun"] = "heun"
     builds = "stillhouse.networks.samplers:Heun"
     steps: Annotated[int, Field(ge=1, le=1000)] = 18
+    """Noise levels above zero."""
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
 
 
 class WeightsKind(Kind):

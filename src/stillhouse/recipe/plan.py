@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Data, Stage
+from stillhouse.engine.paths import resolve
 from stillhouse.engine.seeds import derive, seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
@@ -20,7 +21,9 @@ from stillhouse.methods.roles import Roles
 from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained
 from stillhouse.networks.weights import load_weights
 from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, TeacherSpec
+from stillhouse.store.shards import Store
 from stillhouse.teachers.frozen import Frozen, Teacher
+from stillhouse.teachers.stored import StoredTeacher
 from stillhouse.views.kinds import Image, Tokens
 from stillhouse.views.model import Model
 
@@ -123,7 +126,8 @@ class Builder:
         teacher = self._teacher(stage)
         student = self.model(stage.student, stage.role, stage.teacher)
         example = self.data.train.fetch(torch.arange(min(EXAMPLE, len(self.data.train))), None)
-        roles = Roles(student, teacher, self.data.facts, {k: v.to(self.device) for k, v in example.items()})
+        sampler = None if stage.student.sampler is None else stage.student.sampler.build(student)
+        roles = Roles(student, teacher, self.data.facts, {k: v.to(self.device) for k, v in example.items()}, sampler)
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)
@@ -170,9 +174,7 @@ class Builder:
         live = None if stage.teacher.network is None else self.frozen_teacher(stage.teacher, role)
         if stage.teacher.store is None:
             return live
-        from stillhouse.recipe.targets import served
-
-        return served(stage.teacher.store, live, self.data.train)
+        return StoredTeacher(Store.open(resolve(stage.teacher.store)), self.data.train, live)
 
     def _plain_view(self) -> Image | Tokens:
         return Tokens() if self.data.facts.task == "language" else Image()

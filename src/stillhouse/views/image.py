@@ -33,3 +33,7 @@ class ImageView:
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return batch["labels"], None
+
+    def image(self, shown: Tensor) -> Tensor:
+        """Back from what a network sees, or gives, [B, C, H, W], to images in [0, 1]; what is outside is cut off."""
+        return (shown * self.std.to(shown.device) + self.mean.to(shown.device)).clamp(0, 1)
