@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Facts, Losses, Source
@@ -26,6 +27,9 @@ from stillhouse.methods.kinds import Match as MatchKind
 from stillhouse.methods.match import Match
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.divergences import forward_kl, sparse_forward_kl
+from stillhouse.recipe.execute import distill
+from stillhouse.recipe.targets import build_for
+from stillhouse.recipe.text import load
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.sources.digits import digits
 from stillhouse.sources.kinds import Digits
@@ -217,8 +221,8 @@ def test_classes_the_teacher_excludes_stay_excluded(tmp_path: Path) -> None:
 def test_info_states_bytes(tmp_path: Path) -> None:
     build_store(tmp_path, language_model(), Texts(9), signals={"logits": TopK(8)})
     told = info(tmp_path)
-    assert told["bytes_per_position"]["logits"] == 8 * (2 + 2) + 4
-    assert (told["records"], told["bytes_per_record"]) == (9, (TOKENS - 1) * 36)
+    assert told["signals"]["logits"]["bytes_per_token"] == 8 * (2 + 2) + 4
+    assert (told["records"], told["signals"]["logits"]["bytes_per_example"]) == (9, (TOKENS - 1) * 36)
     assert json.loads(json.dumps(told)) == told
 
 
@@ -448,14 +452,7 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
 # ---- kills and company
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = [
-    "torch",
-    "sklearn.datasets",
-    "pytest",
-    "stillhouse.store",
-    "stillhouse.teachers.stored",
-    "stillhouse.methods.match",
-]
+PRELOADED = ["torch", "sklearn.datasets", "pytest", "stillhouse.methods.match", "stillhouse.recipe.targets"]
 PROCESSES.set_forkserver_preload(PRELOADED)  # imported once for all the processes started here
 
 
@@ -486,7 +483,10 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     draw, kept = random.Random(7), [0]
     for _ in range(6):
         process = started(build_slowly, broken)
-        time.sleep(draw.uniform(0.0, 0.28))  # the whole takes 75 batches of 4 ms at least
+        goal = shards(broken) + draw.randrange(4)  # of 38
+        while shards(broken) < goal:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0.0, 0.02))
         process.kill()
         assert ended(process) == -signal.SIGKILL, "the kill came too late to test anything"
         if (broken / "store.json").exists():
@@ -496,6 +496,10 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     assert 0 < kept[-1] < 600
     assert ended(started(build_slowly, broken)) == 0
     assert contents(broken) == contents(whole)
+
+
+def shards(folder: Path) -> int:
+    return len(list(folder.glob("shards/*.json")))
 
 
 def build_until(begun: Event, folder: Path, writes: int) -> None:
@@ -671,3 +675,48 @@ def test_a_stored_teacher_makes_the_same_student_as_the_live_one(tmp_path: Path)
     assert distance["half"] < 1e-3
     assert distance["all"] < 1e-3
     assert 1e-5 < distance["top"] < size / 2
+
+
+RECIPE = """
+name: small
+data: {kind: digits, shift: 0}
+teacher:
+  network: {kind: convnet, width: 2}
+  weights: {kind: trained, epochs: 1}
+student:
+  network: {kind: convnet, width: 1}
+method:
+  kind: match
+  terms:
+    - {signal: logits, by: kl, temperature: 2.0}
+    - {signal: labels, by: cross_entropy}
+train: {epochs: 1, batch_size: 64}
+control: false
+evaluate: [accuracy, agreement]
+"""
+
+
+def test_a_recipe_runs_with_a_store_in_the_place_of_its_teacher(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE)
+    store = build_for(load(recipe), tmp_path / "store", top_k=10, device="cpu", progress=False)
+    assert len(store) == len(digits(Digits(shift=0)).train)
+    kept = tmp_path / "store" / "teacher" / "weights.safetensors"
+    overrides = [f"teacher.store={tmp_path / 'store'}", f"teacher.weights={{kind: file, path: {kept}}}"]
+    live = distill(load(recipe), out=tmp_path / "live", device="cpu", progress=False)
+    stored = distill(load(recipe, overrides), out=tmp_path / "stored", device="cpu", progress=False)
+    ledger = json.loads((stored.folder / "ledger.json").read_text())
+    assert ledger["student"]["teacher_from_store"] == 1.0
+    assert stored.summary["arms"]["teacher"] == live.summary["arms"]["teacher"]
+    ours, theirs = (load_file(next((run.folder / "student").glob("*.safetensors"))) for run in (live, stored))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-3)
+    with pytest.raises(StillhouseError, match="not this teacher's store: the teacher"):
+        distill(load(recipe, [overrides[0], "seed=1"]), out=tmp_path / "other", device="cpu", progress=False)
+
+
+def test_a_store_for_a_recipe_that_augments_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE.replace("shift: 0", "shift: 1"))
+    with pytest.raises(StillhouseError, match="augments its training inputs"):
+        build_for(load(recipe), tmp_path / "store", device="cpu", progress=False)

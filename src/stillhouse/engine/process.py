@@ -22,7 +22,7 @@ class Process:
     def __init__(self, device: str | None = None) -> None:
         state = PartialState(cpu=device == "cpu")
         self.rank, self.world = state.process_index, state.num_processes
-        self.device = state.device if device is None else _device(device)
+        self.device = (state.device or torch.device("cpu")) if device is None else _device(device)
 
     @property
     def first(self) -> bool:

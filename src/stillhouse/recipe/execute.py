@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.engine.checkpoint import read_summed, write_summed
+from stillhouse.engine.contracts import Stage
 from stillhouse.engine.events import Events, Listener
 from stillhouse.engine.folder import RunFolder, read_json, write_json, write_text
 from stillhouse.engine.loop import Loop
@@ -23,6 +24,7 @@ from stillhouse.recipe.plan import Builder, planned
 from stillhouse.recipe.provenance import environment, provenance
 from stillhouse.recipe.schema import Recipe
 from stillhouse.students.save import save_student
+from stillhouse.teachers.stored import StoredTeacher
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def _run(
     try:
         builder = Builder(recipe, process.device)
         stages = planned(recipe)
-        spent = {stage.name: _stage(builder, stage, process, folder, events) for stage in stages}
+        spent = {stage.name: run_stage(builder, stage, process, folder, events) for stage in stages}
         if process.first:
             events.say("measuring the arms")
             _conclude(recipe, builder, builder.arms(stages), folder.path, spent)
@@ -123,7 +125,7 @@ def _run(
     return Run(folder.path)
 
 
-def _stage(builder: Builder, stage: Any, process: Process, folder: RunFolder, events: Events) -> dict[str, Any]:
+def run_stage(builder: Builder, stage: Any, process: Process, folder: RunFolder, events: Events) -> dict[str, Any]:
     """Run a stage, or take up what it left when it was done before. Returns its ledger."""
     kept = read_summed(folder.stages, stage.name)
     if kept is None:
@@ -131,12 +133,22 @@ def _stage(builder: Builder, stage: Any, process: Process, folder: RunFolder, ev
         done = loop.run()
         final = done.method.players()[done.keeps].final
         state = {name: value.detach().cpu() for name, value in final.network.state_dict().items()}
-        kept = {"network": state, "ledger": loop.ledger.state_dict(), "told": loop.method.told()}
+        kept = {"network": state, "ledger": loop.ledger.state_dict(), "told": _told(done, events)}
         if process.first:
             write_summed(folder.stages, stage.name, kept)
         process.wait()
     builder.handed[stage.name] = kept["network"]
     return kept["ledger"] | ({"told": kept["told"]} if kept["told"] else {})
+
+
+def _told(stage: Stage, events: Events) -> dict[str, float]:
+    """What the method tells of its stage, and the share of each teacher's targets that came from a store."""
+    told = stage.method.told()
+    for name, role in vars(stage.method).items():
+        if isinstance(role, StoredTeacher):
+            told[f"{name}_from_store"] = role.fraction
+            events.say(f"{stage.name}: {role.fraction:.1%} of the {name}'s targets came from {role.store.folder}")
+    return told
 
 
 def measure(recipe: Recipe, builder: Builder, arms: dict[str, Arm]) -> dict[str, Findings]:

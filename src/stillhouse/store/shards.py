@@ -282,7 +282,7 @@ class Store:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise StillhouseError(f"another process is building {self.folder}; wait for it") from error
-            for leftover in self.folder.rglob("*.tmp"):
+            for leftover in [path for path in self.files() if path.suffix == ".tmp"]:
                 leftover.unlink()
             self._take_up([self._shard(manifest) for manifest in self._manifests()])
             yield
@@ -311,6 +311,11 @@ class Store:
         _commit(path, _json(told))
 
     # ---- looking after it
+
+    def files(self) -> list[Path]:
+        """Every file of the store."""
+        folders = (self.folder, self.folder / "shards", self.folder / "sources")
+        return [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
 
     @classmethod
     def problems(cls, folder: str | Path) -> list[str]:

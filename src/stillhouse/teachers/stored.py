@@ -20,7 +20,8 @@ class StoredTeacher(nn.Module):
 
     Every served input is compared, by its hash, with the one the store was built on: an augmented
     image, an edited text or a rollout is an error, never another input's target. A live teacher
-    answers what the store lacks, in the store's own layout, so that both kinds of target are alike.
+    answers what the store lacks: in the store's own layout beside stored answers, so that the targets
+    of a batch are alike, and as it is where nothing of a batch is stored (rollouts).
 
     Raises StillhouseError when the store is another teacher's than `live`, holds none of the
     source's inputs, or lacks some and there is no live teacher; and on a batch as told above.
@@ -66,14 +67,16 @@ class StoredTeacher(nn.Module):
         device = next(iter(batch.values())).device
         rows = self._rows_of(batch)
         stored = rows >= 0
+        self.asked += len(rows)
+        self.served += int(stored.sum())
+        if self.live is not None and not stored.any() and set(wants) <= self.store.layouts.keys():
+            return self.live.signals(batch, wants)
         if stored.all():
             records = self.store.records(rows)
         else:
             records = np.empty(len(rows), dtype=self.store.record)
             records[stored] = self.store.records(rows[stored])
             records[~stored] = self.store.encode(self._live_signals(batch, ~stored))
-        self.asked += len(rows)
-        self.served += int(stored.sum())
         return {name: value.to(device, non_blocking=True) for name, value in self.store.decode(records, wants).items()}
 
     def _rows_of(self, batch: Batch) -> np.ndarray:
