@@ -11,6 +11,7 @@ from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.evaluation.kinds import Perplexity, TeacherJudged
+from stillhouse.evaluation.language import PARTED
 from stillhouse.networks.kinds import Llama
 from stillhouse.views.model import Model
 from stillhouse.views.tokens import TokenView
@@ -150,10 +151,10 @@ def test_samples_are_shown_as_text():
     found.data.facts.__dict__["tokenizer"] = SimpleNamespace(decode=lambda ids: " ".join(map(str, ids)))
     (figure,) = TeacherJudged(prompt=3, rollout=6, shown=2).build(found.arms["student"], found).figures
     assert figure["kind"] == "text"
-    assert [row["prompt"] for row in figure["samples"]] == [
-        " ".join(map(str, ids)) for ids in found.source.ids[:2, :3].tolist()
-    ]
-    assert all(len(row["text"].split()) == 6 for row in figure["samples"])
+    begun = [" ".join(map(str, ids)) for ids in found.source.ids[:2, :3].tolist()]
+    parts = [sample.split(PARTED) for sample in figure["samples"]]
+    assert [prompt for prompt, _ in parts] == begun
+    assert all(len(text.split()) == 6 for _, text in parts)
 
 
 def test_what_cannot_be_measured_is_told():

@@ -19,6 +19,8 @@ from stillhouse.views.model import Model
 
 BATCH = 64
 """Texts scored at a time: their logits are as wide as the vocabulary."""
+PARTED = " \N{BLACK RIGHT-POINTING SMALL TRIANGLE} "
+"""Between a prompt and what was written after it."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,19 @@ def teacher_judged(kind: TeacherJudged, arm: Arm, context: Context) -> Findings:
     teacher = context.arms["teacher"].model
     _one_vocabulary(arm, teacher, context.device)
     rng = torch.Generator(context.device).manual_seed(derive(context.seed, "teacher-judged"))
-    judged, own, samples = [], [], []
+    judged: list[Tensor] = []
+    own: list[Tensor] = []
+    samples: list[str] = []
     for batch in batches(context.source, BATCH, context.device):
         for _ in range(kind.samples):
             written = _written(arm.model, prompts(batch, kind.prompt), kind, rng)
             ours, theirs = score(arm.model, written), score(teacher, written)
             own.append(ours.by_text)
             judged.append(theirs.by_text)
-            samples += _shown(written, kind, context, theirs, room=kind.shown - len(samples))
+            samples += _shown(written, kind, context, room=kind.shown - len(samples))
     columns = {"teacher_log_likelihood": torch.cat(judged), "own_log_likelihood": torch.cat(own)}
     columns["gap"] = columns["own_log_likelihood"] - columns["teacher_log_likelihood"]
-    figure = {"kind": "text", "title": "Samples", "samples": samples}
+    figure = {"kind": "text", "title": f"Written after {kind.prompt} tokens of prompt", "samples": samples}
     return Findings(
         metrics={name: values.mean().item() for name, values in columns.items()},
         figures=[figure] if samples else [],
@@ -111,24 +115,14 @@ def _written(model: Model, given: Tensor, kind: TeacherJudged, rng: torch.Genera
     return rollouts(model.network, given, kind.rollout, rng, temperature=kind.temperature, ends=ends)
 
 
-def _shown(written: Batch, kind: TeacherJudged, context: Context, judged: Scored, *, room: int) -> list[dict[str, Any]]:
-    """The first samples as text, with what the teacher gives them a token."""
+def _shown(written: Batch, kind: TeacherJudged, context: Context, *, room: int) -> list[str]:
+    """The first samples as text, the prompt parted from what was written."""
     tokenizer = context.data.facts.tokenizer
     if tokenizer is None or room <= 0:
         return []
-    rows = []
-    for ids, mask, value in zip(written["input_ids"], written["attention_mask"], judged.by_text, strict=True):
-        if len(rows) == room:
-            break
-        text = ids[mask.bool()]
-        rows.append(
-            {
-                "prompt": tokenizer.decode(text[: kind.prompt].tolist()),
-                "text": tokenizer.decode(text[kind.prompt :].tolist()),
-                "teacher_log_likelihood": round(value.item(), 3),
-            }
-        )
-    return rows
+    rows = zip(written["input_ids"][:room], written["attention_mask"][:room], strict=True)
+    texts = [ids[mask.bool()].tolist() for ids, mask in rows]
+    return [f"{tokenizer.decode(ids[: kind.prompt])}{PARTED}{tokenizer.decode(ids[kind.prompt :])}" for ids in texts]
 
 
 def _one_vocabulary(arm: Arm, teacher: Model, device: Any) -> None:

@@ -157,7 +157,7 @@ class WeightsKind(Kind):
 
 
 class Random(WeightsKind):
-    """The network's own initialisation, from the run's seed."""
+    """The network's own beginning: random from the run's seed, or the weights that it brings along."""
 
     kind: Literal["random"] = "random"
 
