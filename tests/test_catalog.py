@@ -161,7 +161,6 @@ class TestEvidence:
         with pytest.raises(StillhouseError, match=r"x\.json"):
             evidence.read(tmp_path / "x.json")
 
-
     def test_a_wheel_carries_it(self, tmp_path: Path):
         pytest.importorskip("setuptools")
         root = Path(__file__).parents[1]
