@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stillhouse.cli.options import Json, command
-from stillhouse.cli.output import print_json
+from stillhouse.cli.output import path_for_reading, print_json
 
 app = command()
 

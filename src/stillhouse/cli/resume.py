@@ -16,7 +16,8 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped or killed.
 
-    It starts from the last whole checkpoint; the result is the uninterrupted run's, bit for bit where the device allows it.
+    It starts from the last whole checkpoint; the result is the uninterrupted run's, bit for bit where
+    the device allows it.
 
     \b
       stillhouse resume runs/kd-digits

@@ -31,3 +31,18 @@ def root() -> Path:
 def resolve(path: str | Path) -> Path:
     """The place a recipe's path names: absolute as it is, relative to the root (by default the current folder)."""
     return root() / Path(path).expanduser()
+
+
+def resolve_file(path: str | Path, key: str) -> Path:
+    """`resolve` for a file that must be there; `key` is the recipe's, for the message.
+
+    Raises StillhouseError naming where the file was looked for.
+    """
+    found = resolve(path)
+    if not found.is_file():
+        what = "is a folder, not a file" if found.is_dir() else "does not exist"
+        raise StillhouseError(
+            f"{key}: {found} {what}. Relative paths start at {root()}: give another folder with --root, "
+            f"or another path with {key}=PATH"
+        )
+    return found

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stillhouse.engine.paths import resolve
+from stillhouse.engine.paths import resolve_file
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import File
 
@@ -18,7 +18,7 @@ def load_weights(kind: File) -> dict[str, Tensor]:
     Raises StillhouseError when the file is missing, is no safetensors file, or is a pickle
     that the recipe does not allow.
     """
-    path = resolve(kind.path)
+    path = resolve_file(kind.path, "weights.path")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

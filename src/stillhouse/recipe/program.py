@@ -82,7 +82,7 @@ def _parts(value: Any) -> tuple[str, list[tuple[str, Any]], str]:
             tag = value.tag if isinstance(value, Kind) else ""
             return f"{type(value).__name__}(", [(f"{n}=", item) for n, item in written(value) if n != tag], ")"
         case dict():
-            return "{", [(f"{key!r}: ", item) for key, item in value.items()], "}"
+            return "{", [(f"{_code(key, 0)}: ", item) for key, item in value.items()], "}"
         case list():
             return "[", [("", item) for item in value], "]"
         case tuple():

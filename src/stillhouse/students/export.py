@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
     if "network" not in config or config["facts"]["task"] != "classification":
         raise StillhouseError("only classifiers of images are exported to ONNX; for a language model use --to hf")
     try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
+        for package in ("onnx", "onnxscript"):
+            import_module(package)
     except ModuleNotFoundError as error:
         raise StillhouseError(
             f"ONNX needs the package {error.name!r}, which is not installed: pip install 'stillhouse[onnx]'"

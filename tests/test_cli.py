@@ -1,0 +1,357 @@
+"""The command: what it prints where, what it leaves with, and what it does not import."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stillhouse.catalog.papers import papers
+from stillhouse.cli.main import COMMANDS, main
+from stillhouse.engine.contracts import Facts
+from stillhouse.networks.kinds import ConvNet
+from stillhouse.recipe.registry import known
+from stillhouse.recipe.text import dump, load
+from stillhouse.students.export import _rebuilt, export
+
+TINY = ["train.steps=2", "teacher.weights.steps=1", "train.batch_size=8", "teacher.weights.batch_size=8"]
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        code = left.value.code
+        return (code if isinstance(code, int) else int(code is not None)), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    command = [
+        sys.executable,
+        "-m",
+        "stillhouse",
+        "run",
+        "kd-digits",
+        *TINY,
+        "--out",
+        str(folder),
+        "--seed",
+        "3",
+        "--json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (folder / "answer.json").write_text(done.stdout)
+    return folder
+
+
+def modules_after(*arguments: str) -> set[str]:
+    program = (
+        "import sys\nfrom stillhouse.cli.main import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0
+    return set(done.stderr.split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = {"torch", "numpy", "pydantic", "yaml", "rich", "sklearn", "stillhouse.recipe.schema"}
+    assert "stillhouse.cli.export" in modules_after("--help")
+    assert not heavy & modules_after("--help")
+    assert not heavy & modules_after("--version")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list", "papers"), ("list", "recipes"), ("show", "kd-digits"), ("list", "networks")]
+)
+def test_looking_imports_no_torch(arguments: tuple[str, ...]) -> None:
+    assert not {"torch", "numpy", "sklearn", "transformers"} & modules_after(*arguments)
+
+
+def test_help_names_every_command_and_each_has_an_example(call: Call) -> None:
+    code, out, err = call("--help")
+    assert (code, err) == (0, "")
+    for name in COMMANDS:
+        assert f"\n  {name} " in out
+        assert "..." not in out.split(f"\n  {name} ")[1].split("\n")[0]
+        code, told, _ = call(name, "--help")
+        assert code == 0
+        assert f"    stillhouse {name} " in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lst"], "did you mean 'list'?"),
+        (["run"], "RECIPE"),
+        (["run", "kd-digit"], "did you mean 'kd-digits'?"),
+        (["run", "kd-digits", "train.stps=3"], "did you mean 'train.steps'?"),
+        (["run", "kd-digits", "--seed", "-1"], "seed"),
+        (["run", "kd-digits", "--root", "/nowhere"], "there is no folder /nowhere"),
+        (["run", "kd-digits", "--plugin", "/nowhere.py"], "no plug-in file"),
+        (["resume", "/nowhere"], "holds no run"),
+        (["list", "papirs"], "did you mean 'papers'?"),
+        (["list", "papers", "--family", "logits"], "did you mean 'logit'?"),
+        (["list", "recipes", "--family", "logits"], "did you mean 'logit'?"),
+        (["list", "methods", "--family", "logit"], "--family"),
+        (["show", "kd-digit"], "did you mean 'kd-digits'?"),
+        (["show", "kl", "--python"], "is no recipe"),
+        (["prove", "kd-digits", "--seeds", "a"], "--seeds takes whole numbers"),
+        (["prove", "kd-digit"], "did you mean 'kd-digits'?"),
+        (["report", "/nowhere"], "no run folder"),
+        (["compare", "/nowhere"], "no run folder"),
+        (["export", "/nowhere", "--to", "onnx"], "holds no student"),
+        (["export", "/nowhere", "--to", "onn"], "did you mean 'onnx'?"),
+    ],
+)
+def test_wrong_input_leaves_with_2_and_says_what_to_do(call: Call, arguments: list[str], said: str) -> None:
+    code, out, err = call(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_where_and_leaves_the_same(call: Call) -> None:
+    code, _, err = call("show", "nothing-like-it", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+    assert "there is no recipe, kind or paper" in err
+
+
+def test_all_of_a_recipe_s_errors_are_printed(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        "name: Bad\ndata: digit\nstudent: {network: convnet}\nmethod: match\ntrain: {}\n"
+    )
+    code, _, err = call("run", tmp_path / "bad.yaml")
+    assert code == 2
+    for line, key in ((1, "name"), (2, "data"), (4, "method"), (5, "train")):
+        assert f"{tmp_path / 'bad.yaml'}:{line}: {key}: " in err
+
+
+def test_version(call: Call) -> None:
+    assert call("--version")[1].strip() == importlib.metadata.version("stillhouse")
+
+
+def test_lists(call: Call) -> None:
+    listed = json.loads(call("list", "papers", "--json")[1])["papers"]
+    assert {row["key"] for row in listed} == {paper.key for paper in papers()}
+    some = json.loads(call("list", "papers", "--family", "logit", "--json")[1])["papers"]
+    assert 0 < len(some) < len(listed)
+    assert {row["name"] for row in json.loads(call("list", "objectives", "--json")[1])["objectives"]} == set(
+        known("term")
+    )
+    out = call("list", "recipes")[1]
+    assert any(line.startswith("kd-digits ") and " logit " in line for line in out.splitlines())
+    for what in ("methods", "networks", "data", "metrics", "weights", "views", "samplers", "optimizers"):
+        assert call("list", what)[1].strip()
+
+
+def test_show(call: Call) -> None:
+    assert load(call("show", "kd-digits", "train.epochs=7")[1]) == load("kd-digits", ["train.epochs=7"])
+    namespace: dict[str, Any] = {"__name__": "program"}
+    exec(call("show", "kd-digits", "--python")[1], namespace)
+    assert namespace["recipe"] == load("kd-digits")
+    out = call("show", "kl")[1]
+    assert "arXiv:1503.02531" in out
+    assert "temperature     1.0" in out
+    (facts,) = json.loads(call("show", "match", "--json")[1])["kinds"]
+    assert facts["options"][0]["default"] == "required"
+    out = call("show", "born-again-networks")[1]
+    assert "Born Again Neural Networks" in out
+    assert "State:" in out
+
+
+def test_every_kind_and_paper_can_be_shown(call: Call) -> None:
+    for family in ("method", "term", "network", "data", "metric", "weights", "view", "sampler", "optimizer"):
+        for name, kind in known(family).items():
+            assert kind.__doc__, name
+            assert f"{family} {name}\n" in call("show", name)[1]
+    for paper in papers()[::50]:
+        assert paper.title in call("show", paper.key)[1]
+
+
+def test_run_prints_one_json_object(run_folder: Path) -> None:
+    answer = json.loads((run_folder / "answer.json").read_text())
+    assert answer["folder"] == str(run_folder)
+    assert answer["seed"] == 3
+    assert set(answer["arms"]) == {"teacher", "student", "control"}
+    assert load(run_folder / "recipe.yaml") == load("kd-digits", [*TINY, "seed=3"])
+
+
+def test_a_run_is_not_written_over(call: Call, run_folder: Path) -> None:
+    before = (run_folder / "summary.json").read_bytes()
+    code, _, err = call("run", "kd-digits", *TINY, "--out", run_folder)
+    assert code == 2
+    assert "stillhouse resume" in err
+    assert (run_folder / "summary.json").read_bytes() == before
+
+
+def test_a_finished_run_is_resumed_at_no_cost(call: Call, run_folder: Path) -> None:
+    code, out, _ = call("resume", run_folder, "--json")
+    assert code == 0
+    assert json.loads(out)["arms"] == json.loads((run_folder / "answer.json").read_text())["arms"]
+
+
+def test_report_and_compare(call: Call, run_folder: Path, tmp_path: Path) -> None:
+    (run_folder / "report.html").unlink()
+    code, out, _ = call("report", run_folder)
+    assert code == 0
+    assert Path(out.strip()).read_text().startswith("<!doctype html>")
+    code, out, _ = call("compare", run_folder, "--html", tmp_path / "page.html")
+    assert code == 0
+    assert "accuracy" in out
+    assert "teacher" in (tmp_path / "page.html").read_text()
+    code, out, _ = call("compare", run_folder, "--json")
+    assert json.loads(out)["groups"][0]["seeds"] == [3]
+
+
+def test_export_gives_the_student_alone(call: Call, run_folder: Path, tmp_path: Path) -> None:
+    code, out, _ = call("export", run_folder, "--to", "safetensors", "--out", tmp_path / "student")
+    assert code == 0
+    assert "model.safetensors" in out
+    written, own = (
+        load_file(tmp_path / "student" / "model.safetensors"),
+        load_file(run_folder / "student" / "model.safetensors"),
+    )
+    assert written.keys() == own.keys()
+    assert all(torch.equal(written[name], own[name]) for name in own)
+    assert "[1 x 8 x 8] in [0, 1]" in (tmp_path / "student" / "README.md").read_text()
+    assert call("export", run_folder, "--to", "safetensors", "--out", tmp_path / "student")[0] == 2
+    code, _, err = call("export", run_folder, "--to", "hf", "--out", tmp_path / "hf")
+    assert code == 2
+    assert "Hugging Face does not know" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_what_onnx_exports_is_the_student_behind_its_view(run_folder: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(run_folder, tmp_path / "run")
+    recipe = load(run / "recipe.yaml", ["student.view={kind: image, mean: [0.5], std: [0.25]}"])
+    (run / "recipe.yaml").write_text(dump(recipe))
+    whole = _rebuilt(run, json.loads((run / "student" / "config.json").read_text())).eval()
+    network = ConvNet(width=8).build(Facts("classification", shape=(1, 8, 8), classes=10)).eval()
+    network.load_state_dict(load_file(run / "student" / "model.safetensors"))
+    images = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(whole(images), network((images - 0.5) / 0.25))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
+def test_a_missing_extra_is_named(call: Call, run_folder: Path, tmp_path: Path) -> None:
+    code, _, err = call("export", run_folder, "--to", "onnx", "--out", tmp_path / "o")
+    assert code == 2
+    assert "pip install 'stillhouse[onnx]'" in err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs onnxruntime")
+def test_onnx_gives_the_same_logits(run_folder: Path, tmp_path: Path) -> None:
+    import onnxruntime  # type: ignore[import-not-found]
+
+    export(run_folder, "onnx", tmp_path / "o")
+    config = json.loads((run_folder / "student" / "config.json").read_text())
+    images = torch.rand(5, 1, 8, 8)
+    session = onnxruntime.InferenceSession(str(tmp_path / "o" / "model.onnx"))
+    (logits,) = session.run(["logits"], {"image": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), _rebuilt(run_folder, config).eval()(images))
+
+
+def test_a_proof_that_falls_short_leaves_with_4(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    expect = "proof.expect=[student.accuracy > 2, student.accuracy < 2]"
+    text = call("show", "kd-digits", *TINY, expect, "control=false", "evaluate=[accuracy]", "name=short")[1]
+    (tmp_path / "short.yaml").write_text(text)
+    code, out, err = call("prove", "short.yaml", "--seeds", "5", "--json", "--out", tmp_path / "evidence")
+    assert code == 4
+    assert "fell short" in err
+    (proof,) = json.loads(out)["proofs"]
+    assert proof["verdict"] == "fell short"
+    assert [finding["holds"] for finding in proof["expectations"]] == [False, True]
+    assert json.loads((tmp_path / "evidence" / "short.json").read_text())["seeds"] == [5]
+
+
+PLUGIN = '''
+from typing import Literal
+from stillhouse.sources.kinds import DataKind
+
+class Broken(DataKind):
+    """Data that fails."""
+    kind: Literal["broken-for-the-cli-test"] = "broken-for-the-cli-test"
+    def build(self, *args, **kwargs):
+        raise RuntimeError("no such luck")
+'''
+
+
+def test_an_unexpected_failure_leaves_with_3(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text(PLUGIN)
+    code, out, err = call("run", "kd-digits", "data=broken-for-the-cli-test", "--plugin", "broken.py")
+    assert (code, out) == (3, "")
+    assert "RuntimeError: no such luck" in err
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+def test_relative_paths_are_looked_up_in_the_root(
+    call: Call, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_ROOT", str(tmp_path))
+    weights = "student.weights={kind: file, path: student/model.safetensors}"
+    code, _, err = call("run", "kd-digits", *TINY, weights, "--out", tmp_path / "missing", "--quiet")
+    assert code == 2
+    assert str(tmp_path / "student" / "model.safetensors") in err
+    code, out, err = call("run", "kd-digits", *TINY, weights, "--root", run_folder, "--out", tmp_path / "r", "--quiet")
+    assert code == 0, err
+    assert "Report:" in out
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m stillhouse list papers | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_ctrl_c_leaves_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "stillhouse",
+        "run",
+        "kd-digits",
+        "teacher.weights.steps=100000",
+        "--out",
+        str(folder),
+    ]
+    process = subprocess.Popen([*command, "teacher.weights.log_every=1"], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 200
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None
+        assert time.monotonic() < limit, "the run never began"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert f"stillhouse resume {folder}" in err
+    assert "Traceback" not in err
