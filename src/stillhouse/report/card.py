@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from stillhouse.report.files import RunFiles, read_run
 from stillhouse.report.table import difference, metric_names
 from stillhouse.report.verdict import interval_of, verdict
 
+BREAKS = re.compile(r"[ \t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 LISTED = 40
 """Most tensors named one by one."""
 LONGEST_HEADER = 100_000_000
@@ -35,7 +37,7 @@ def card(run: RunFiles) -> str:
     parts = [
         f"# {line(run.name)}",
         line(plan.get("about", "")),
-        f"**{verdict(run).headline}** {verdict(run).detail}",
+        f"**{line(verdict(run).headline)}** {line(verdict(run).detail)}",
         _metrics(run),
         "## What it is",
         _what(run, plan),
@@ -51,7 +53,7 @@ def card(run: RunFiles) -> str:
 
 def line(text: object) -> str:
     """Text on one line that Markdown leaves alone."""
-    flat = " ".join(str(text).split())
+    flat = BREAKS.sub(" ", str(text)).strip()
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in flat)
 
 
@@ -74,7 +76,7 @@ def _what(run: RunFiles, plan: dict[str, Any]) -> str:
     facts = [
         ("Student", _model(plan.get("student"))),
         ("Teacher", _model(plan.get("teacher")) if plan.get("teacher") else "none"),
-        ("Method", _words(plan.get("method"))),
+        ("Method", _method(plan.get("method"))),
         ("Data", f"{_words(plan.get('data'))}; licence: {data.get('licence', 'unknown')}"),
         ("Papers", ", ".join(plan["paper"]) if isinstance(plan.get("paper"), list) else plan.get("paper")),
     ]
@@ -99,6 +101,23 @@ def _words(kind: Any) -> str:
     return f"{kind.get('kind', '')} ({', '.join(options)})" if options else str(kind.get("kind", ""))
 
 
+def _method(method: Any) -> str:
+    """A method, and the terms of its objective where it has any."""
+    terms = method.get("terms") if isinstance(method, dict) else None
+    listed = [t for t in terms if isinstance(t, dict)] if isinstance(terms, list) else []
+    told = (f"{t.get('weight', 1)} x {t.get('by')} of the {t.get('signal')}" + _options(t) for t in listed)
+    return f"{_words(method)}: {' + '.join(told)}" if listed else _words(method)
+
+
+def _options(term: dict[str, Any]) -> str:
+    rest = {
+        key: value
+        for key, value in term.items()
+        if key not in ("weight", "by", "signal") and value and _is_plain(value)
+    }
+    return f" ({', '.join(f'{key} {value}' for key, value in rest.items())})" if rest else ""
+
+
 def _is_plain(value: Any) -> bool:
     return isinstance(value, int | float | str) and not isinstance(value, bool)
 
@@ -109,7 +128,8 @@ def _loading(run: RunFiles) -> str:
         return "The weights are not in this folder: the run has not come to its end, or they were moved."
     config = read_json(folder / "config.json")
     if "model_type" in config:
-        loader = next(iter(config.get("architectures") or []), "AutoModel")
+        named = str(next(iter(config.get("architectures") or []), ""))
+        loader = named if named.isidentifier() else "AutoModel"
         code = f'from transformers import {loader}\n\nstudent = {loader}.from_pretrained("student")'
         return f"The folder `student/` has the layout of a Hugging Face model.\n\n```python\n{code}\n```"
     code = (

@@ -14,9 +14,10 @@ from stillhouse.evaluation.kinds import Cost
 from stillhouse.report import numbers
 from stillhouse.report.figures import colours
 from stillhouse.report.files import RunFiles, read_run
-from stillhouse.report.page import page, whisker
+from stillhouse.report.page import difference_cells, page
 from stillhouse.report.svg import escape, tag
 from stillhouse.report.table import aligned, difference, metric_names
+from stillhouse.report.verdict import interval_of
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Group:
         """Each arm's metrics over the seeds that have them."""
         names = list(dict.fromkeys(arm for run in self.runs for arm in run.arms))
         return {arm: self._spreads([run.arms.get(arm, {}) for run in self.runs]) for arm in names}
+
+    def interval(self, name: str) -> statistics.Interval:
+        """The teacher's effect on a metric: over the seeds, or over the test examples where there is one run."""
+        own = self.runs[0].effect.get(name)
+        return interval_of(own) if len(self.runs) == 1 and own else self.effect[name].interval
 
     @property
     def effect(self) -> dict[str, Spread]:
@@ -107,7 +113,7 @@ class Comparison:
     def _cells(self, group: Group, name: str) -> list[str]:
         cells = [spread_text(name, arm.get(name)) for arm in group.arms.values()]
         if group.effect:
-            cells.append(difference(name, group.effect[name].interval) if name in group.effect else "")
+            cells.append(difference(name, group.interval(name)) if name in group.effect else "")
         return cells
 
     def _beside(self, arm: str) -> list[list[str]]:
@@ -165,11 +171,11 @@ class Comparison:
             heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
         rows = []
         for name in metric_names(group.arms):
-            cells = "".join(tag("td", escape(cell), class_="num") for cell in self._cells(group, name))
+            cells = [tag("td", escape(spread_text(name, arm.get(name))), class_="num") for arm in group.arms.values()]
             if group.effect:
-                known = group.effect.get(name)
-                cells += tag("td", whisker(name, known.interval) if known else "", class_="glyph")
-            rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + cells))
+                known = name in group.effect
+                cells += difference_cells(name, group.interval(name)) if known else ["<td></td><td></td>"]
+            rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
         return tag("div", tag("table", inside, class_="arms"), class_="scroll")
 
@@ -233,18 +239,17 @@ def _flat(plan: Any, above: str = "") -> dict[str, Any]:
 
 
 def spread_text(name: str, spread: Spread | None) -> str:
-    """A mean with the standard deviation over seeds: "97.1 ± 0.4 %"."""
+    """A mean with the standard deviation over seeds, or nothing."""
     if spread is None:
         return numbers.NOTHING
-    text = numbers.metric(name, spread.mean)
-    if len(spread.values) < 2:
-        return text
-    return f"{text} ± {numbers.changes(name, spread.std)[0].lstrip('+')}"
+    return numbers.spread(name, spread.mean, spread.std)
 
 
 def _seeds(group: Group) -> str:
+    """What the group's intervals are over."""
     seeds = [str(seed) for seed in group.seeds if seed is not None]
-    return f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else f"{len(group.runs)} runs, no seed recorded"
+    said = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else f"{len(group.runs)} runs, no seed recorded"
+    return said if len(group.runs) > 1 else f"{said}; intervals over its test examples"
 
 
 def _html_table(rows: Sequence[Sequence[str]]) -> str:

@@ -111,18 +111,9 @@ def _hovers(axes: Axes, x: Sequence[float], series: dict[str, list[float | None]
     for place in range(0, len(x), stride):
         values = [f"{name}: {_text(v, place)}" for name, v in series.items() if v[place] is not None]
         text = "\n".join([f"{axes.xlabel or 'x'} {x[place]:g}", *values])
-        left = axes.x(x[place]) - width / 2
-        marks.append(
-            tag(
-                "rect",
-                tag("title", escape(text)),
-                x=left,
-                y=axes.y.end,
-                width=width,
-                height=axes.y.start - axes.y.end,
-                class_="hover",
-            )
-        )
+        left = max(axes.x.start, axes.x(x[place]) - width / 2)
+        box = {"x": left, "width": min(width, axes.x.end - left), "y": axes.y.end, "height": axes.y.start - axes.y.end}
+        marks.append(tag("rect", tag("title", escape(text)), **box, class_="hover"))
     return marks
 
 

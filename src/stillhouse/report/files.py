@@ -81,7 +81,7 @@ def read_run(folder: Path) -> RunFiles:
     if len(missing) == len(PARTS):
         raise StillhouseError(f"{folder} is no run folder: it holds none of {', '.join(PARTS)}")
     run = RunFiles(folder, missing=missing)
-    run.summary = _read(folder / "summary.json", dict)
+    run.summary = _summary(folder / "summary.json")
     run.figures = [f for f in _read(folder / "figures.json", list) if isinstance(f, dict)]
     run.ledger = _read(folder / "ledger.json", dict)
     run.provenance = _read(folder / "provenance.json", dict)
@@ -89,6 +89,17 @@ def read_run(folder: Path) -> RunFiles:
     if "recipe.yaml" not in missing:
         run.recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     return run
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """summary.json, its shape checked where the report leans on it."""
+    summary = _read(path, dict)
+    arms, effect = summary.get("arms", {}), summary.get("effect") or {}
+    if not isinstance(arms, dict) or not all(isinstance(metrics, dict) for metrics in arms.values()):
+        raise StillhouseError(f"{path}: 'arms' must map each arm to its metrics")
+    if not isinstance(effect, dict) or not all(isinstance(c, dict) and "difference" in c for c in effect.values()):
+        raise StillhouseError(f"{path}: 'effect' must map each metric to its 'difference', 'low' and 'high'")
+    return summary
 
 
 def _read(path: Path, shape: type) -> Any:
@@ -108,8 +119,12 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
+            found = json.loads(text)
         except ValueError as error:
             if number < len(texts):
                 raise StillhouseError(f"{path}, line {number} is not JSON: {error}") from error
+            break
+        if not isinstance(found, dict):
+            raise StillhouseError(f"{path}, line {number} is no JSON object")
+        lines.append(found)
     return lines

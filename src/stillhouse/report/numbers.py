@@ -32,6 +32,17 @@ def metric(name: str, value: object) -> str:
     return f"{plain(value)}\u202fms" if unit == "ms" else plain(value)
 
 
+def spread(name: str, mean: float, deviation: float) -> str:
+    """A mean and its standard deviation to the same decimal, with the unit: "97.1 ± 0.4 %"."""
+    text = metric(name, mean)
+    if deviation == 0 or measure(name).unit == "count":
+        return text
+    number, _, unit = text.partition("\u202f")
+    decimals = len(number.partition(".")[2]) if "e" not in number else 2
+    size = 100 * deviation if measure(name).unit == "share" else deviation
+    return " ".join(filter(None, (f"{number} ± {size:.{decimals}f}", unit)))
+
+
 def changes(name: str, *values: float) -> list[str]:
     """Differences between values of a metric, signed, all to the same decimal; shares differ by points."""
     unit = measure(name).unit
@@ -57,7 +68,7 @@ def change_unit(name: str) -> str:
 
 
 def plain(value: float) -> str:
-    """Whole numbers as they are; others to three significant digits or so, without an exponent where that reads well."""
+    """Whole numbers as they are; others to three significant digits or so, mostly without an exponent."""
     size = abs(value)
     if isinstance(value, int):
         return f"{value:,}".replace(",", "\u202f").replace("-", MINUS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -124,11 +125,12 @@ def _arms_row(run: RunFiles, name: str) -> str:
     mark = " " + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
     cells = [tag("td", escape(numbers.metric(name, run.arms[arm].get(name))), class_="num") for arm in run.arms]
     if run.effect:
-        cells += _difference(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
+        cells += difference_cells(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
     return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
 
 
-def _difference(name: str, interval: Interval) -> list[str]:
+def difference_cells(name: str, interval: Interval) -> list[str]:
+    """Two cells: the difference with its bounds, and the interval drawn."""
     found = reading(name, interval)
     mean, *bounds = interval_texts(name, interval)
     shown = tag("b", escape(mean) + tag("span", escape(" " + numbers.change_unit(name)), class_="unit"))
@@ -139,7 +141,7 @@ def _difference(name: str, interval: Interval) -> list[str]:
 
 def whisker(name: str, interval: Interval) -> str:
     """The interval as a line with a dot, better to the right; each row has a scale of its own."""
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or not all(map(math.isfinite, (interval.low, interval.high))):
         return ""
     found = reading(name, interval)
     side = -1 if numbers.measure(name).better == "lower" else 1

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 230
+VOID = ("img", "br")
+"""Elements of HTML that have no content and no end tag."""
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -24,7 +26,7 @@ def tag(name: str, content: str = "", /, **attributes: object) -> str:
         for key, value in attributes.items()
         if value is not None
     )
-    return f"<{name}{given}>{content}</{name}>"
+    return f"<{name}{given}>" if name in VOID else f"<{name}{given}>{content}</{name}>"
 
 
 def _short(value: object) -> object:

@@ -1,0 +1,523 @@
+"""What a run leaves for its reader: the page, the card, the tables, comparisons."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost
+from stillhouse.report import figures, numbers
+from stillhouse.report.card import write_card
+from stillhouse.report.compare import compare
+from stillhouse.report.curves import stage_curves, thin
+from stillhouse.report.files import PARTS, read_run
+from stillhouse.report.page import write_report
+from stillhouse.report.svg import Scale, scale_for
+from stillhouse.report.table import arms_table
+from stillhouse.report.verdict import verdict
+from test_evaluation import arm, context, random_answers
+
+RECIPE = """\
+name: toy
+about: a toy
+data: {kind: digits}
+student: {network: {kind: convnet, width: 8}}
+teacher: {network: {kind: resnet, depth: 20}, weights: {kind: trained, epochs: 15}}
+method:
+  kind: match
+  terms:
+  - {signal: logits, by: kl, temperature: 4.0, weight: 0.9}
+seed: 0
+"""
+
+
+def summary(seed: int = 0, student: float = 0.95, control: float = 0.90, **changes: Any) -> dict[str, Any]:
+    change = {"difference": student - control, "low": 0.02, "high": 0.08}
+    return {
+        "name": "toy",
+        "seed": seed,
+        "arms": {
+            "control": {"accuracy": control, "parameters": 9123},
+            "teacher": {"accuracy": 0.98, "parameters": 1_070_000},
+            "student": {"accuracy": student, "agreement": 0.93, "parameters": 9123},
+        },
+        "effect": {"accuracy": change},
+        "cost": {"seconds": 41.5},
+        "environment": {"torch": "2.13.0", "cores": 2},
+    } | changes
+
+
+def write_run(folder: Path, **files: Any) -> Path:
+    """A run folder; a file given as None is left out."""
+    folder.mkdir(parents=True)
+    held = {
+        "summary.json": summary(),
+        "metrics.jsonl": log(),
+        "figures.json": FIGURES,
+        "ledger.json": {"student": {"seconds": 77.4, "teacher": {"forwards": 640, "examples": 40960}}},
+        "provenance.json": {"data": {"licence": "CC BY 4.0", "train": {"examples": 1078}}},
+        "recipe.yaml": RECIPE,
+    } | {name.replace("_", "."): value for name, value in files.items()}
+    for name, value in held.items():
+        if value is not None:
+            (folder / name).write_text(value if isinstance(value, str) else json.dumps(value))
+    return folder
+
+
+def log(stage: str = "student", losses: dict[str, float] | None = None) -> str:
+    lines = [
+        {
+            "stage": stage,
+            "step": 10 * n,
+            "time": 0.1 * n,
+            "losses": losses or {"total/student": 5 / n, "logits/kl": 4 / n},
+        }
+        for n in range(1, 20)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def figure(kind: str, title: str, arm: str = "student", **content: Any) -> dict[str, Any]:
+    return {"kind": kind, "title": title, "arm": arm, **content}
+
+
+FIGURES = [
+    figure("lines", "Curve", x=[1, 2, 4], series={"a": [3.0, None, 0.01], "b": [1, 2, 3]}),
+    figure("bars", "Bars", labels=["x", "y"], series={"n": [-3, 4]}, ylabel="count"),
+    figure("dots", "Dots", labels=["x", "y"], series={"": [0.9, 0.95]}, unit="share"),
+    figure("dots", "Dots", "control", labels=["x", "y"], series={"": [0.8, None]}, unit="share"),
+    figure("images", "Made", width=2, height=2, channels=1, pixels=[[0, 90, 180, 255]] * 5),
+    figure("text", "Said", samples=["one\ntwo"]),
+    figure("table", "Nearest", columns=["sample", "distance"], rows=[["a", 0.5], ["b", None]]),
+    figure("note", "Time", text="measured once"),
+]
+
+
+class Page(HTMLParser):
+    """Reads a page: its elements and attributes, its text, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+def report(folder: Path) -> Page:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    assert [p.name for p in folder.iterdir() if "tmp" in p.name] == []
+    return Page(path)
+
+
+def test_the_page_answers_first_and_shows_everything(tmp_path):
+    page = report(write_run(tmp_path / "run"))
+    assert "The teacher helped: accuracy 95.0\u202f%, against 90.0\u202f% without it." in page.text
+    assert "+5.0 points" in page.text
+    assert "+2.0 to +8.0" in page.text
+    for shown in (
+        "Curve",
+        "Bars",
+        "Dots",
+        "Made",
+        "one\ntwo",
+        "Nearest",
+        "measured once",
+        "40960",
+        "convnet",
+        "CC BY 4.0",
+    ):
+        assert shown.replace("40960", "41.0\u202fk") in page.text
+    assert "could not be drawn" not in page.text
+    assert "Missing" not in page.text
+
+
+def test_the_page_needs_nothing_and_runs_nothing(tmp_path):
+    page = report(write_run(tmp_path / "run"))
+    assert page.count("script") == page.count("link") == page.count("iframe") == 0
+    for _, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        for name in ("src", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png;base64,")
+    policy = [a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == ["default-src 'none'; style-src 'unsafe-inline'; img-src data:"]
+    assert "@import" not in page.text
+    assert "url(" not in page.text
+
+
+def test_images_and_tables_speak(tmp_path):
+    page = report(write_run(tmp_path / "run"))
+    assert all(a.get("alt") for tag, a in page.elements if tag == "img")
+    assert all(a.get("role") == "img" and a.get("aria-label") for tag, a in page.elements if tag == "svg")
+    assert page.count("th") > 0
+    assert all(a.get("scope") in ("col", "row", "rowgroup") for tag, a in page.elements if tag == "th")
+    assert page.count("caption") == page.count("table")
+
+
+HOSTILE = "</title></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x00\u2028"
+
+
+def hostile(value: Any) -> Any:
+    """The same shape, with every text turned hostile, and every key that the report does not look for."""
+    if isinstance(value, dict):
+        return {k if k in KEYS else k + HOSTILE: v if k == "kind" else hostile(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [hostile(v) for v in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+KEYS = {"name", "seed", "arms", "effect", "cost", "environment", "student", "control", "difference", "low", "high"}
+KEYS |= {key for one in FIGURES for key in one}
+
+
+def test_hostile_text_stays_text(tmp_path):
+    folder = write_run(
+        tmp_path / "run",
+        summary_json=hostile(summary()),
+        figures_json=hostile(FIGURES),
+        ledger_json=hostile({"student": {"seconds": 1.0, "x": "y"}, "who": "z"}),
+        provenance_json=hostile({"data": {"licence": "x", "list": ["a", {"b": "c"}]}}),
+        recipe_yaml=RECIPE + "about: " + json.dumps(HOSTILE) + "\n",
+        metrics_jsonl=log("student" + HOSTILE, {"total/student": 1.0, "kl" + HOSTILE: 0.5}),
+    )
+    page = report(folder)
+    assert page.count("script") == 0
+    assert page.count("title") > 1
+    assert [a for tag, a in page.elements if tag == "img" and "onerror" in a] == []
+    assert not any(a.get("src") == "x" for _, a in page.elements)
+    assert page.text.count("<script>alert(1)</script>") > 15
+    assert "\x00" not in page.text
+    card = write_card(folder).read_text()
+    assert "<script>" not in card.replace("\\<script\\>", "")
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_missing_file_is_named_and_nothing_else_is_lost(tmp_path, name):
+    page = report(write_run(tmp_path / "run", **{name.replace(".", "_"): None}))
+    assert f"{name} ({PARTS[name]})" in page.text
+    write_card(tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(StillhouseError, match="no run folder at"):
+        write_report(tmp_path / "absent")
+    with pytest.raises(StillhouseError, match="is no run folder"):
+        write_report(tmp_path)
+    folder = write_run(tmp_path / "run", summary_json=summary(arms=[1]))
+    with pytest.raises(StillhouseError, match="'arms' must map"):
+        write_report(folder)
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out_and_a_broken_one_is_told(tmp_path):
+    whole = log()
+    cut = read_run(write_run(tmp_path / "cut", metrics_jsonl=whole + '{"stage": "stu'))
+    assert len(cut.lines) == 19
+    broken = write_run(tmp_path / "broken", metrics_jsonl="{oops\n" + whole)
+    with pytest.raises(StillhouseError, match="line 1 is not JSON"):
+        read_run(broken)
+
+
+def test_figures_that_cannot_be_drawn_say_so(tmp_path):
+    bad = [
+        {"kind": "heatmap", "title": "Odd"},
+        {"kind": "bars", "title": "Short", "labels": ["a"], "series": {"s": [1, 2]}},
+        {"kind": "images", "title": "Cut", "width": 2, "height": 2, "pixels": [[1]]},
+        {"kind": "reliability", "title": "Empty"},
+    ]
+    text = report(write_run(tmp_path / "run", figures_json=bad + FIGURES)).text
+    assert "'Odd' is of a kind this report does not draw: 'heatmap'" in text
+    assert text.count("could not be drawn") == 3
+    assert "Nearest" in text
+
+
+def test_every_figure_of_the_classifiers_measurements_is_drawn(tmp_path):
+    logits, labels = random_answers()
+    arms = [
+        arm("teacher", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4))),
+        arm("student"),
+        arm("control"),
+    ]
+    shared = context(logits, labels, *arms)
+    drawn = [
+        found | {"arm": one.name}
+        for one in arms
+        for kind in (Accuracy(), Agreement(), Calibration(), Cost())
+        for found in kind.build(one, shared).figures
+    ]
+    page = report(write_run(tmp_path / "run", figures_json=json.loads(json.dumps(drawn))))
+    assert "could not be drawn" not in page.text
+    assert "does not draw" not in page.text
+    assert page.text.count("Who is right: ") == 2 * 2  # title and caption, of student and control
+    assert page.text.count("ECE") == 3
+    for arms_class in ("arm-teacher", "arm-student", "arm-control"):
+        assert any(f"dot clear {arms_class}" == a.get("class") for _, a in page.elements)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "start"),
+    [
+        ("accuracy", 0.01, 0.09, "The teacher helped"),
+        ("accuracy", -0.09, -0.01, "The teacher did harm"),
+        ("accuracy", -0.01, 0.09, "No clear effect"),
+        ("accuracy", 0.0, 0.09, "No clear effect"),
+        ("nll", 0.01, 0.09, "The teacher did harm"),
+        ("nll", -0.09, -0.01, "The teacher helped"),
+        ("accuracy", None, None, "With the teacher"),
+        ("made_up", 0.01, 0.09, "With the teacher"),
+    ],
+)
+def test_the_verdict_follows_the_interval_and_the_metrics_good_side(tmp_path, name, low, high, start):
+    middle = 0.05 if low is None else (low + high) / 2
+    arms = {"student": {name: 0.5 + middle}, "control": {name: 0.5}}
+    effect = {name: {"difference": middle, "low": low, "high": high}}
+    run = read_run(write_run(tmp_path / "run", summary_json=summary(arms=arms, effect=effect)))
+    assert verdict(run).headline.startswith(start)
+
+
+def test_without_a_control_the_page_does_not_guess(tmp_path):
+    arms = {"student": {"accuracy": 0.9}, "teacher": {"accuracy": 0.8}}
+    page = report(write_run(tmp_path / "run", summary_json=summary(arms=arms, effect={})))
+    assert "Whether the teacher helped cannot be told." in page.text
+    assert "The teacher helped" not in page.text
+
+
+def test_the_interval_is_drawn_with_better_to_the_right():
+    from stillhouse.evaluation.statistics import Interval
+    from stillhouse.report.page import whisker
+
+    def place(name: str, interval: Interval) -> float:
+        return float(whisker(name, interval).partition('cx="')[2].partition('"')[0])
+
+    gain, loss = Interval(0.05, 0.02, 0.08), Interval(-0.05, -0.08, -0.02)
+    assert place("accuracy", gain) == place("nll", loss) > 70
+    assert place("accuracy", loss) == place("nll", gain) < 70
+    assert whisker("accuracy", Interval(0.05, None, None)) == ""
+    assert whisker("accuracy", Interval(math.nan, math.nan, math.nan)) == ""
+
+
+def test_contact_sheet_keeps_every_pixel():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(256, size=(5, 3 * 2 * 3))
+    sheet = Image.open(
+        BytesIO(figures.contact_sheet({"width": 2, "height": 3, "channels": 3, "pixels": pixels.tolist()}, 3))
+    )
+    assert sheet.size == (3 * 3 - 1, 2 * 4 - 1)
+    shown = np.asarray(sheet.convert("RGBA"))
+    for place in range(5):
+        x, y = (place % 3) * 3, (place // 3) * 4
+        np.testing.assert_array_equal(shown[y : y + 3, x : x + 2, :3], pixels[place].reshape(3, 2, 3))
+    assert (shown[:, 2, 3] == 0).all()
+
+
+def test_long_curves_are_thinned_by_means():
+    x = [float(n) for n in range(1, 1001)]
+    steps, series = thin(x, {"loss": x, "gap": [None] * 1000})
+    assert len(steps) == 250
+    assert steps[-1] == 1000
+    assert series["loss"][0] == 2.5
+    assert series["gap"] == [None] * 250
+    assert np.mean([v for v in series["loss"] if v is not None]) == pytest.approx(np.mean(x))
+
+
+def test_a_total_of_one_term_is_drawn_once():
+    one = stage_curves(
+        [{"stage": "s", "step": n, "losses": {"total/student": 1 / n, "kl": 1 / n}} for n in range(1, 9)]
+    )
+    assert one.count("<path") == 1
+    two = stage_curves(
+        [{"stage": "s", "step": n, "losses": {"total/student": 2 / n, "kl": 1 / n}} for n in range(1, 9)]
+    )
+    assert two.count("<path") == 2
+
+
+def test_values_that_are_not_finite_leave_a_gap():
+    lines = [{"stage": "s", "step": n, "losses": {"kl": math.nan if n == 3 else 1.0 + n}} for n in range(1, 9)]
+    drawn = stage_curves(lines)
+    assert "nan" not in drawn
+    assert drawn.count("M") >= 2
+
+
+def test_scales_hold_their_values_and_turn_logarithmic_when_they_must():
+    near = scale_for([0.95, 0.99], 100, 0)
+    assert not near.log
+    assert near.low > 0.9
+    assert 0 <= near(0.99) < near(0.95) <= 100
+    wide = scale_for([0.001, 10], 100, 0)
+    assert wide.log
+    assert wide(0.1) == pytest.approx((wide(0.001) + wide(10)) / 2)
+    assert all(wide.low <= t <= wide.high for t in wide.ticks())
+    assert scale_for([3, 7], 100, 0, zero=True).low == 0
+    assert scale_for([2.0, 2.0], 100, 0)(2.0) == 50
+    assert Scale(0, 1, 0, 10).ticks() == [0.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("accuracy", 0.9714, "97.1\u202f%"),
+        ("nll", 0.12345, "0.123"),
+        ("nll", 2.0, "2.00"),
+        ("nll", 123.456, "123.5"),
+        ("nll", -0.5, "\u22120.500"),
+        ("nll", 3.2e-6, "3.20e-06".replace("-", "\u2212")),
+        ("parameters", 9123, "9\u202f123"),
+        ("parameters", 1_070_000, "1.07\u202fM"),
+        ("flops", 40_960, "41.0\u202fk"),
+        ("milliseconds", 0.853, "0.853\u202fms"),
+        ("nll", None, "\u2013"),
+        ("nll", math.inf, "inf"),
+        ("nll", 0.0, "0"),
+    ],
+)
+def test_metrics_are_printed_with_their_units(name, value, text):
+    assert numbers.metric(name, value) == text
+
+
+def test_differences_share_their_decimals_and_have_signs():
+    assert numbers.changes("accuracy", 0.0187, 0.004, 0.0312) == ["+1.9", "+0.4", "+3.1"]
+    assert numbers.changes("nll", -1.3e-6, -0.0291, 0.0317) == ["0.0000", "\u22120.0291", "+0.0317"]
+    assert numbers.changes("nll", 0.0) == ["0.0"]
+    assert numbers.spread("accuracy", 0.967, 0.0071) == "96.7 ± 0.7 %"
+    assert numbers.spread("nll", 0.0885, 0.00031) == "0.0885 ± 0.0003"
+
+
+def test_durations_read_well():
+    assert [numbers.seconds(s) for s in (0.4231, 41.5, 185, 7800)] == [
+        "0.42\u202fs", "42\u202fs", "3\u202fmin 5\u202fs", "2\u202fh 10\u202fmin",
+    ]  # fmt: skip
+
+
+def test_the_table_for_the_terminal():
+    lines = arms_table(summary()).splitlines()
+    assert lines[0].split("  ")[-1].strip() == "student \u2212 control"
+    assert lines[0].index("teacher") < lines[0].index("student") < lines[0].index("control")
+    assert " ".join(lines[2].split()) == "accuracy 98.0 % 95.0 % 90.0 % +5.0 [+2.0, +8.0] points"
+    assert " ".join(lines[3].split()) == "agreement with the teacher \u2013 93.0 % \u2013"
+    assert len({len(line) for line in lines[:3]}) == 1
+
+
+def test_compare_takes_differences_within_a_seed(tmp_path):
+    """Gains 0.04, 0.05 and 0.06: mean 0.05, standard deviation 0.01, t(2) = 4.302653."""
+    gains = {0: (0.94, 0.90), 1: (0.85, 0.80), 2: (0.96, 0.90)}
+    folders = []
+    for seed, pair in gains.items():
+        recipe = RECIPE.replace("seed: 0", f"seed: {seed}")
+        folders.append(write_run(tmp_path / str(seed), summary_json=summary(seed, *pair), recipe_yaml=recipe))
+    found = compare(folders)
+    (group,) = found.groups
+    assert group.seeds == [0, 1, 2]
+    interval = group.effect["accuracy"].interval
+    reach = 4.302653 * 0.01 / math.sqrt(3)
+    assert interval == pytest.approx((0.05, 0.05 - reach, 0.05 + reach), rel=1e-6)
+    assert "parameters" not in group.effect
+    told = found.to_dict()["groups"][0]
+    assert told["arms"]["student"]["accuracy"]["mean"] == pytest.approx(np.mean([0.94, 0.85, 0.96]))
+    assert told["arms"]["student"]["accuracy"]["std"] == pytest.approx(np.std([0.94, 0.85, 0.96], ddof=1))
+    assert told["effect"]["accuracy"]["values"] == pytest.approx([0.04, 0.05, 0.06])
+    assert "+5.0 [+2.5, +7.5] points" in found.table()
+    json.dumps(found.to_dict())
+
+
+def test_compare_sets_other_recipes_apart_and_says_what_differs(tmp_path):
+    one = write_run(tmp_path / "one")
+    other = write_run(tmp_path / "other", recipe_yaml=RECIPE.replace("temperature: 4.0", "temperature: 1.0"))
+    found = compare([one, other])
+    assert [group.label for group in found.groups] == [
+        "toy method.terms.0.temperature=4.0",
+        "toy method.terms.0.temperature=1.0",
+    ]
+    assert "side by side" in found.table()
+    assert "+5.0 [+2.0, +8.0] points" in found.table()  # one run: its own interval over the examples
+    page = Page(found.html(tmp_path / "comparison.html"))
+    assert "toy method.terms.0.temperature=1.0" in page.text
+    assert page.count("script") == 0
+
+
+def test_compare_refuses_one_experiment_twice_and_unfinished_runs(tmp_path):
+    one, twin = write_run(tmp_path / "one"), write_run(tmp_path / "twin")
+    with pytest.raises(StillhouseError, match="the same recipe with the same seed"):
+        compare([one, twin])
+    unfinished = write_run(tmp_path / "unfinished", summary_json=None)
+    with pytest.raises(StillhouseError, match="no finished run"):
+        compare([one, unfinished])
+    with pytest.raises(StillhouseError, match="at least one"):
+        compare([])
+
+
+def test_a_recipe_with_aliases_is_not_expanded(tmp_path):
+    laughs = "a: &a [x, x]\n" + "".join(
+        f"b{n}: &b{n} [*{p}, *{p}]\n" for n, p in enumerate(["a", *(f"b{n}" for n in range(60))])
+    )
+    run = read_run(write_run(tmp_path / "run", recipe_yaml=laughs))
+    with pytest.raises(StillhouseError, match="aliases"):
+        _ = run.plan
+
+
+def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path):
+    folder = write_run(tmp_path / "run")
+    (folder / "student").mkdir()
+    save_file({"linear.weight": np.zeros((10, 32), np.float32)}, folder / "student" / "model.safetensors")
+    (folder / "student" / "config.json").write_text(json.dumps({"network": {"kind": "convnet", "width": 8}}))
+    card = write_card(folder).read_text()
+    for shown in (
+        "# toy",
+        "The teacher helped: accuracy 95.0\u202f%",
+        "- Student: convnet (width 8)",
+        "- Teacher: resnet (depth 20), trained on the data's labels by this run",
+        "- Method: match: 0.9 x kl of the logits (temperature 4.0)",
+        "licence: CC BY 4.0",
+        "| linear.weight | F32 | [10, 32] |",
+        "stillhouse run recipe.yaml --seed 0",
+    ):
+        assert shown in card
+    assert "licence of the data is not known" not in card
+
+
+def test_the_card_of_a_hugging_face_student_names_its_class(tmp_path):
+    folder = write_run(tmp_path / "run", provenance_json=None)
+    (folder / "student").mkdir()
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (folder / "student" / "config.json").write_text(json.dumps(config))
+    card = write_card(folder).read_text()
+    assert 'LlamaForCausalLM.from_pretrained("student")' in card
+    assert "licence of the data is not known" in card
+
+
+def test_the_report_imports_no_torch():
+    code = "import sys, stillhouse.report.compare, stillhouse.report.card; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
