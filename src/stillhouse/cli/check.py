@@ -38,7 +38,7 @@ def check(
     with stdout_for_json(json):
         report = preflight(loaded)
     if json:
-        print_json(report.to_json())
+        print_json(report.to_dict())
     else:
         print(report.table())
     if not report.passed:

@@ -118,6 +118,6 @@ def _say(prefix: str, message: str) -> None:
         from rich.console import Console
         from rich.text import Text
 
-        Console(stderr=True).print(Text(prefix, "bold red") + Text(message), soft_wrap=True)
+        Console(stderr=True).print(Text.assemble((prefix, "bold red"), message), soft_wrap=True)
     else:
         print(f"{prefix}{message}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sys
 import textwrap
@@ -21,6 +22,11 @@ def stdout_for_json(wanted: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def is_first_process() -> bool:
+    """Whether this process answers: of those that torchrun or accelerate launch, the first one does."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_json(answer: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stillhouse.cli.options import Json, Quiet, RunFolder, command
-from stillhouse.cli.output import path_for_reading, print_json, stdout_for_json
+from stillhouse.cli.output import is_first_process, path_for_reading, print_json, stdout_for_json
 
 app = command()
 
@@ -26,6 +26,8 @@ def resume(
 
     with stdout_for_json(json):
         done = go_on(run, progress=False if quiet else None)
+    if not is_first_process():
+        return
     if json:
         print_json({"folder": str(done.folder.resolve()), **done.summary})
         return

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from stillhouse.cli.options import Device, Json, Overrides, Plugins, Quiet, Recipe, Root, command
-from stillhouse.cli.output import path_for_reading, print_json, stdout_for_json
+from stillhouse.cli.output import is_first_process, path_for_reading, print_json, stdout_for_json
 
 app = command()
 
@@ -44,6 +44,8 @@ def run(
 
     with stdout_for_json(json):
         done = distill(loaded, out=out, device=device, progress=False if quiet else None, plugins=plugin or ())
+    if not is_first_process():
+        return
     if json:
         print_json({"folder": str(done.folder.resolve()), **done.summary})
         return
