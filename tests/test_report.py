@@ -309,6 +309,18 @@ def test_the_verdict_follows_the_interval_and_the_metrics_good_side(tmp_path, na
     assert verdict(run).headline.startswith(start)
 
 
+def test_the_headline_speaks_of_what_the_recipe_would_prove(tmp_path):
+    effect = {
+        "nll": {"difference": 0.2, "low": 0.1, "high": 0.3},
+        "accuracy": {"difference": 0.05, "low": 0.02, "high": 0.08},
+    }
+    run = read_run(write_run(tmp_path / "plain", summary_json=summary(effect=effect)))
+    assert verdict(run).headline.startswith("The teacher did harm: negative log-likelihood")
+    proof = 'proof: {expect: ["student.nll < teacher.nll", "student.accuracy > control.accuracy + 0.01"]}\n'
+    run = read_run(write_run(tmp_path / "proof", summary_json=summary(effect=effect), recipe_yaml=RECIPE + proof))
+    assert verdict(run).headline.startswith("The teacher helped: accuracy")
+
+
 def test_without_a_control_the_page_does_not_guess(tmp_path):
     arms = {"student": {"accuracy": 0.9}, "teacher": {"accuracy": 0.8}}
     page = report(write_run(tmp_path / "run", summary_json=summary(arms=arms, effect={})))

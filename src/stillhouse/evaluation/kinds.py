@@ -17,6 +17,8 @@ class Measure(NamedTuple):
     """Which way is good; "" where neither is."""
     unit: Literal["share", "count", "ms", ""] = ""
     """A share is printed in per cent, a count with thousands apart."""
+    cost: bool = False
+    """Whether it says what an arm costs to use, not how good it is."""
 
 
 class MetricKind(Kind):
@@ -65,9 +67,9 @@ class Cost(MetricKind):
     kind: Literal["cost"] = "cost"
     builds = "stillhouse.evaluation.cost:cost"
     gives: ClassVar[dict[str, Measure]] = {
-        "parameters": Measure("parameters", "lower", "count"),
-        "flops": Measure("FLOPs an example", "lower", "count"),
-        "milliseconds": Measure("time an example", "lower", "ms"),
+        "parameters": Measure("parameters", "lower", "count", cost=True),
+        "flops": Measure("FLOPs an example", "lower", "count", cost=True),
+        "milliseconds": Measure("time an example", "lower", "ms", cost=True),
     }
 
 
@@ -78,10 +80,14 @@ def measures() -> dict[str, Measure]:
 
 
 class Perplexity(MetricKind):
-    """exp of the mean negative log-likelihood of a token, and that mean (`token_nll`, nats)."""
+    """exp of the mean negative log-likelihood of a token, and the same mean by text (`text_nll`, nats)."""
 
     kind: Literal["perplexity"] = "perplexity"
     builds = "stillhouse.evaluation.language:perplexity"
+    gives: ClassVar[dict[str, Measure]] = {
+        "perplexity": Measure("perplexity", "lower"),
+        "text_nll": Measure("negative log-likelihood by text", "lower"),
+    }
 
 
 class TeacherJudged(MetricKind):
@@ -89,6 +95,11 @@ class TeacherJudged(MetricKind):
 
     kind: Literal["teacher-judged"] = "teacher-judged"
     builds = "stillhouse.evaluation.language:teacher_judged"
+    gives: ClassVar[dict[str, Measure]] = {
+        "teacher_log_likelihood": Measure("own samples' log-likelihood to the teacher", "higher"),
+        "own_log_likelihood": Measure("own samples' log-likelihood to itself"),
+        "gap": Measure("gap between the two", "lower"),
+    }
     prompt: Annotated[int, Field(gt=0)] = 16
     """Tokens of each block that are given."""
     rollout: Annotated[int, Field(gt=0)] = 32
@@ -125,8 +136,8 @@ class SamplingCost(MetricKind):
     kind: Literal["sampling-cost"] = "sampling-cost"
     builds = "stillhouse.evaluation.generation:sampling_cost"
     gives: ClassVar[dict[str, Measure]] = {
-        "network_calls": Measure("network calls an image", "lower", "count"),
-        "ms_per_image": Measure("time an image", "lower", "ms"),
+        "network_calls": Measure("network calls an image", "lower", "count", cost=True),
+        "ms_per_image": Measure("time an image", "lower", "ms", cost=True),
     }
     batch_size: Annotated[int, Field(gt=0)] = 256
     """Images generated at a time."""

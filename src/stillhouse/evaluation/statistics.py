@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from stillhouse.evaluation.kinds import Cost
+from stillhouse.evaluation.kinds import measures
 
 if TYPE_CHECKING:
     from stillhouse.evaluation.findings import Findings
@@ -77,7 +77,8 @@ def effect(student: Findings, control: Findings, *, seed: int = 0) -> dict[str, 
     What an arm costs to use is left out: student and control are the same network.
     """
     changes = {}
-    for name in (student.metrics.keys() & control.metrics.keys()) - Cost.gives.keys():
+    prices = {name for name, measure in measures().items() if measure.cost}
+    for name in (student.metrics.keys() & control.metrics.keys()) - prices:
         interval = Interval(student.metrics[name] - control.metrics[name], None, None)
         if name in student.per_example and name in control.per_example:
             interval = paired_interval(student.per_example[name], control.per_example[name], seed=seed)

@@ -10,7 +10,6 @@ from typing import Any
 from stillhouse.engine.folder import write_text
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import statistics
-from stillhouse.evaluation.kinds import Cost
 from stillhouse.report import numbers
 from stillhouse.report.figures import colours
 from stillhouse.report.files import RunFiles, read_run
@@ -77,7 +76,7 @@ class Group:
             {
                 n: s[n] - c[n]
                 for n in s
-                if n not in Cost.gives and numbers.is_number(s[n]) and numbers.is_number(c.get(n))
+                if not numbers.measure(n).cost and numbers.is_number(s[n]) and numbers.is_number(c.get(n))
             }
             for s, c in pairs
         ]

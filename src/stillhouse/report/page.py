@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.engine.folder import write_text
-from stillhouse.evaluation.kinds import Cost
 from stillhouse.evaluation.statistics import Interval
 from stillhouse.report import numbers
 from stillhouse.report.curves import stage_curves
@@ -109,7 +108,7 @@ def arms(run: RunFiles) -> str:
         heads.append(tag("th", f"student {numbers.MINUS} control", scope="col", class_="num"))
         heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
     names = metric_names(run.arms)
-    quality, prices = ([n for n in names if (n in Cost.gives) == priced] for priced in (False, True))
+    quality, prices = ([n for n in names if numbers.measure(n).cost == priced] for priced in (False, True))
     bodies = [tag("tbody", "".join(_arms_row(run, name) for name in quality))]
     if prices:
         group = tag("tr", tag("th", "cost to use", scope="rowgroup", colspan=len(heads) + 1, class_="group"))

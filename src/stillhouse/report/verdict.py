@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class Verdict:
 
 
 def verdict(run: RunFiles) -> Verdict:
-    """The answer on the first metric of the effect that has a good side, one with an interval if there is any."""
+    """The answer on the metric that `chosen` names."""
     arms = run.arms
     if "student" not in arms:
         return Verdict("unknown", "This run has no result yet.", "It has not come to its end: summary.json is missing.")
@@ -66,10 +67,21 @@ def verdict(run: RunFiles) -> Verdict:
 
 
 def chosen(run: RunFiles) -> str | None:
-    """The metric the headline speaks of."""
+    """The metric the headline speaks of.
+
+    The first on which the recipe's proof compares the student with the control; else the first of the effect
+    that has a good side and an interval, then one with a good side, then any.
+    """
     sided = [name for name in run.effect if numbers.measure(name).better]
     bounded = [name for name in sided if run.effect[name].get("low") is not None]
-    return next(iter([*bounded, *sided, *run.effect]), None)
+    promised = [name for name in _promised(run.plan) if name in run.effect]
+    return next(iter([*promised, *bounded, *sided, *run.effect]), None)
+
+
+def _promised(plan: dict[str, Any]) -> list[str]:
+    """The metrics on which the proof's expectations compare the student with the control."""
+    expectations = [str(e) for e in (plan.get("proof") or {}).get("expect") or []]
+    return [name for e in expectations if "control." in e for name in re.findall(r"\bstudent\.(\w+)", e)]
 
 
 def _detail(name: str, interval: Interval) -> str:
