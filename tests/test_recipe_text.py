@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stillhouse.catalog.shipped import recipes
 from stillhouse.errors import StillhouseError
@@ -45,6 +46,14 @@ def refusal(text: str) -> str:
     return str(caught.value)
 
 
+@pytest.fixture(params=["CSafeLoader", "SafeLoader"])
+def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML's own parser, and libyaml's where it is there."""
+    if not hasattr(yaml, request.param):
+        pytest.skip("PyYAML was built without libyaml")
+    monkeypatch.setattr("stillhouse.recipe.document._PARSER", getattr(yaml, request.param))
+
+
 # What is read
 
 
@@ -73,6 +82,7 @@ def test_plain_scalars(text: str, value: object) -> None:
     assert type(plain_scalar(text)) is type(value)
 
 
+@pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
     "text", ["on", "off", "yes", "no", "Y", "1_000", "1:30", "2024-01-01", "0b1", "tRUE", "9" * 50, "٣", "1e", "."]
 )
@@ -81,11 +91,13 @@ def test_what_looks_special_elsewhere_is_text(text: str) -> None:
     assert parse(f"a: {text}", "r").data == {"a": text}
 
 
+@pytest.mark.usefixtures("either_parser")
 def test_quoted_scalars_are_text() -> None:
     data = parse("""{a: "1", b: 'true', c: "null", d: ""}""", "r").data
     assert data == {"a": "1", "b": "true", "c": "null", "d": ""}
 
 
+@pytest.mark.usefixtures("either_parser")
 def test_anchors_and_merge_keys() -> None:
     text = "base: &b {x: 1, y: 2}\nlist: [*b, *b]\none: {<<: *b, y: 3}\ntwo: {<<: [{x: 9}, *b], z: 0}\nthree: {'<<': 1}"
     data = parse(text, "r").data
@@ -101,6 +113,7 @@ def test_an_aliased_value_is_not_shared() -> None:
     assert (loaded.train.epochs, loaded.stages[0].train.epochs) == (2, 7)  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("either_parser")
 def test_every_key_has_its_line() -> None:
     document = parse(SMALL, "r")
     assert document.place(("method", "terms", 1, "signal")).line == 11
@@ -135,6 +148,7 @@ def test_a_near_name_is_offered() -> None:
 # What is refused
 
 
+@pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
     "text",
     [
@@ -155,6 +169,7 @@ def test_tags_are_refused(text: str) -> None:
     assert "tag" in refusal(text)
 
 
+@pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("build", ["[{}]", "{{a: {}, b: {}}}"])
 def test_alias_bombs_are_refused_before_they_expand(build: str) -> None:
     many = ", ".join(["*n{0}"] * 9) if build == "[{}]" else None
@@ -172,6 +187,7 @@ def test_merge_bombs_are_refused() -> None:
     assert "expand" in refusal("\n".join(lines))
 
 
+@pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize(
     ("text", "what"),
     [
@@ -190,7 +206,8 @@ def test_merge_bombs_are_refused() -> None:
         ("a: &a [*a]", "inside its own anchor"),
         ("{[1]: 2}", "key is a mapping or a list"),
         ("<<: 3", "takes a mapping"),
-        ('a: "\\ud800"', "surrogate"),
+        ('a: "\\ud800"', "r.yaml:1:"),
+        ("a: 1\nb: \ud800", "r.yaml:2: half of a surrogate pair"),
         ("a: \0", "not valid YAML"),
         ("a: [1", "not valid YAML"),
         ("a: b: c", "not valid YAML at column 5"),
