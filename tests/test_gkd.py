@@ -164,6 +164,17 @@ def test_on_policy_loss_is_the_divergence_on_what_the_student_wrote():
     assert loss.item() == pytest.approx(torch.stack(naive).mean().item(), rel=1e-4)
 
 
+def test_every_forward_pass_of_the_student_is_seen():
+    """The ledger counts by a hook on the player's module; a rollout is as many passes as it has tokens."""
+    method = gkd()
+    passes = []
+    method.student.module.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    method.update_student(data(), rng())
+    assert passes == [PROMPT] + [1] * (ROLLOUT - 1) + [PROMPT + ROLLOUT]
+
+
 def test_lambda_1_uses_of_the_data_only_the_prompts():
     method = gkd(student_data_fraction=1.0)
     batch = data()

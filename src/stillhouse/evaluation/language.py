@@ -112,7 +112,7 @@ def score(model: Model, batch: Batch) -> Scored:
 
 def _written(model: Model, given: Tensor, kind: TeacherJudged, rng: torch.Generator) -> Batch:
     ends = end_tokens(model.network)
-    return rollouts(model.network, given, kind.rollout, rng, temperature=kind.temperature, ends=ends)
+    return rollouts(model, given, kind.rollout, rng, temperature=kind.temperature, ends=ends)
 
 
 def _shown(written: Batch, kind: TeacherJudged, context: Context, *, room: int) -> list[str]:

@@ -60,7 +60,7 @@ class GKD(Method):
     def written(self, batch: Batch, rng: torch.Generator) -> Batch:
         """The student's own continuations of the beginnings of these texts."""
         return rollouts(
-            self.student.module.network,
+            self.student.module,
             prompts(batch, self.kind.prompt),
             self.kind.rollout,
             rng,

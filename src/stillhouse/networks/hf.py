@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers.utils import logging
 
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
@@ -12,6 +13,9 @@ from stillhouse.networks.hub import HUB, located
 from stillhouse.networks.kinds import CausalLM, Llama
 
 POSITIONS = 2048
+"""Positions that a small Llama is configured for, where the data's blocks are not longer."""
+
+logging.disable_progress_bar()  # the run has one of its own
 
 
 def llama(kind: Llama, facts: Facts) -> LlamaForCausalLM:
