@@ -26,7 +26,8 @@ class PlainProgress(Listener):
             case StageBegins(stage, step, steps):
                 self._line(f"{stage}: step {step} of {steps}" if step else f"{stage}: {steps} steps")
             case Progress() if time.perf_counter() - self.shown_at >= PLAIN_SECONDS:
-                self._line(f"{event.stage}: step {event.step} of {event.steps}, {losses(event)}, {speed(event)}")
+                told = ", ".join(filter(None, (losses(event), speed(event))))
+                self._line(f"{event.stage}: step {event.step} of {event.steps}, {told}")
             case StageEnds(stage, steps, seconds):
                 self._line(f"{stage}: done, {steps} steps in {seconds:.1f} s")
             case Said(text):

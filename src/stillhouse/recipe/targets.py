@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from stillhouse.engine.process import Process
 from stillhouse.engine.progress import progress as progress_view
 from stillhouse.engine.stop import StopRequest
 from stillhouse.errors import Interrupted, StillhouseError
+from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import FromStage, Trained
 from stillhouse.objectives.kinds import TermKind
 from stillhouse.recipe.execute import run_stage
@@ -114,7 +116,8 @@ def _teacher(recipe: Recipe, builder: Builder, folder: Path, process: Process, e
                 run_stage(builder, stage, process, opened, events)
     teacher = builder.frozen_teacher(recipe.teacher, "teacher")
     if stages:
-        weights = {name: value.detach().cpu().contiguous() for name, value in teacher.network.state_dict().items()}
+        state = teacher.network.state_dict()
+        weights = {name: value.cpu().clone() for name, value in state.items()}  # tied weights, each on its own
         write_atomically(folder / "weights.safetensors", lambda temporary: save_file(weights, temporary))
     return teacher
 
@@ -133,10 +136,17 @@ def _stages_before(recipe: Recipe) -> list[Planned]:
     return stages[: names.index(last) + 1] if last in names else stages
 
 
+def _terms(method: MethodKind) -> Iterator[TermKind]:
+    """The terms among a method's options, wherever they stand."""
+    for name in type(method).model_fields:
+        value = getattr(method, name)
+        yield from (item for item in (value if isinstance(value, list) else [value]) if isinstance(item, TermKind))
+
+
 def _layouts(recipe: Recipe, top_k: int | None, dtype: Literal["float32", "float16", "bfloat16"]) -> dict[str, Layout]:
     """What the terms of every stage ask of the teacher; the logits where a method has no terms."""
     methods = [recipe.method, *(stage.method for stage in recipe.stages if stage.method)]
-    terms: list[TermKind] = [term for method in methods for term in getattr(method, "terms", ())]
+    terms = [term for method in methods for term in _terms(method)]
     asked = {term.teacher_signal or term.signal for term in terms if term.signal != "labels"} or {"logits"}
     temperatures = {getattr(term, "temperature", 1.0) for term in terms if term.signal == "logits"} or {1.0}
     layouts: dict[str, Layout] = {name: Dense(dtype) for name in sorted(asked)}

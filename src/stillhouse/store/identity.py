@@ -70,25 +70,26 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def input_keys(batch: Batch, fields: Iterable[str]) -> np.ndarray:
+def input_keys(batch: Batch, names: Iterable[str]) -> np.ndarray:
     """The keys [B] of a batch's inputs: hashes of the rows of the named fields."""
-    names = sorted(fields)
+    names = sorted(names)
     absent = [name for name in names if name not in batch]
     if absent:
         raise StillhouseError(f"the store tells inputs by {', '.join(names)}, and the batch has no {', '.join(absent)}")
     head = hashlib.sha256()
-    rows = []
+    fields = []
     for name in names:
         value = batch[name].detach()
         head.update(f"|{name}:{value.dtype}:{tuple(value.shape[1:])}".encode())
-        rows.append(value.cpu().reshape(len(value), -1).contiguous().view(torch.uint8).numpy())
-    keys = bytearray()
-    for parts in zip(*rows, strict=True):
+        fields.append(value.cpu().reshape(len(value), -1).contiguous().view(torch.uint8))
+    rows = fields[0] if len(fields) == 1 else torch.cat(fields, dim=1)
+    content, width = rows.numpy().reshape(-1).data, rows.shape[1]
+    keys = []
+    for start in range(0, len(content), width):
         digest = head.copy()
-        for part in parts:
-            digest.update(part)
-        keys += digest.digest()[: KEY.itemsize]
-    return np.frombuffer(bytes(keys), dtype=KEY)
+        digest.update(content[start : start + width])
+        keys.append(digest.digest()[: KEY.itemsize])
+    return np.frombuffer(b"".join(keys), dtype=KEY)
 
 
 class Watched(dict[str, Any]):

@@ -90,11 +90,12 @@ class StoredTeacher(nn.Module):
             )
         rows = self._rows[index].numpy()
         stored = np.flatnonzero(rows >= 0)
-        changed = self.store.keys_of(batch)[stored] != self.store.keys(rows[stored])
-        if changed.any():
+        seen, kept = self.store.keys_of(batch)[stored], self.store.keys(rows[stored])
+        if seen.tobytes() != kept.tobytes():
+            changed = stored[seen != kept]
             raise StillhouseError(
-                f"{int(changed.sum())} of {len(rows)} inputs are not those that {self.store.folder} was built on, "
-                f"the first at index {int(batch['index'][stored[changed][0]])}: they were augmented, edited or "
+                f"{len(changed)} of {len(rows)} inputs are not those that {self.store.folder} was built on, "
+                f"the first at index {int(batch['index'][changed[0]])}: they were augmented, edited or "
                 "generated; turn that off, or use the live teacher"
             )
         return rows
