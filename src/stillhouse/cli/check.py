@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from stillhouse.cli.options import Json, Overrides, Plugins, Recipe, Root, command
@@ -16,6 +18,7 @@ def check(
     overrides: Overrides = None,
     plugin: Plugins = None,
     root: Root = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Leave with 2 for a warning too.")] = False,
     json: Json = False,
 ) -> None:
     """Find what would ruin a run, without training.
@@ -41,5 +44,5 @@ def check(
         print_json(report.to_dict())
     else:
         print(report.table())
-    if not report.passed:
+    if not (report.clean if strict else report.passed):
         raise typer.Exit(2)

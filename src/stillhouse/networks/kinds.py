@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stillhouse.engine.settings import Positive, Train
 from stillhouse.kinds import AnyKind, Kind
+from stillhouse.sources.kinds import DataKind
 
 Width = Annotated[int, Field(gt=0)]
 
@@ -178,6 +179,8 @@ class Trained(WeightsKind, Train):
     kind: Literal["trained"] = "trained"
     start: Annotated[WeightsKind, AnyKind("weights")] = Random()
     """The weights that stage starts from."""
+    data: Annotated[DataKind, AnyKind("data")] | None = None
+    """What that stage trains on; None: the recipe's own data."""
 
 
 class FromStage(WeightsKind):

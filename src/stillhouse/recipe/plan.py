@@ -21,6 +21,7 @@ from stillhouse.methods.roles import Roles
 from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained
 from stillhouse.networks.weights import load_weights
 from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, TeacherSpec
+from stillhouse.sources.kinds import DataKind
 from stillhouse.store.shards import Store
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
@@ -44,6 +45,7 @@ class Planned:
     teacher: TeacherSpec | None
     role: str
     """Whose initial weights the student starts from: arms share the student's."""
+    data: DataKind
 
 
 def planned(recipe: Recipe) -> list[Planned]:
@@ -64,16 +66,19 @@ def planned(recipe: Recipe) -> list[Planned]:
                 student,
                 spec.teacher or recipe.teacher,
                 "student" if spec.student is None else spec.name,
+                recipe.data,
             )
         )
-    stages.append(Planned("student", recipe.method, recipe.train, recipe.student, recipe.teacher, "student"))
+    main = Planned("student", recipe.method, recipe.train, recipe.student, recipe.teacher, "student", recipe.data)
+    stages.append(main)
     for name, arm in trained_arms(recipe).items():
         stages += _pretraining(arm.student, name, recipe)
         method = arm.method or (recipe.method.without_teacher() if name == "control" else recipe.method)
         assert method is not None, "the schema checks that a control arm has a method"
         student = arm.student or recipe.student
         role = "student" if arm.student is None else name
-        stages.append(Planned(name, method, arm.train or recipe.train, student, recipe.teacher, role))
+        train = arm.train or recipe.train
+        stages.append(Planned(name, method, train, student, recipe.teacher, role, recipe.data))
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -89,7 +94,8 @@ def trained_arms(recipe: Recipe) -> dict[str, ArmSpec]:
     return arms | {name: arm for name, arm in recipe.arms.items() if arm.of is None}
 
 
-def _network(spec: ModelSpec, recipe: Recipe) -> NetworkKind:
+def network_of(spec: ModelSpec, recipe: Recipe) -> NetworkKind:
+    """The network a model's words name, or the teacher's in its place."""
     kind = spec.network or (recipe.teacher and recipe.teacher.network)
     if kind is None:
         raise StillhouseError("a model has no network, and there is no teacher's network to take in its place")
@@ -100,12 +106,12 @@ def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[
     """The stage that trains a model's weights on data alone, where the recipe asks for it."""
     if spec is None or not isinstance(spec.weights, Trained):
         return
-    network = _network(spec, recipe)
+    network = network_of(spec, recipe)
     method = lookup("method", network.pretraining["kind"]).model_validate(network.pretraining)
     assert isinstance(method, MethodKind)
     train = Train(**{field: getattr(spec.weights, field) for field in Train.model_fields})
     start = ModelSpec(network=network, weights=spec.weights.start, view=spec.view, sampler=spec.sampler)
-    yield Planned(_pretraining_stage(role), method, train, start, None, role)
+    yield Planned(_pretraining_stage(role), method, train, start, None, role, spec.weights.data or recipe.data)
 
 
 def _pretraining_stage(role: str) -> str:
@@ -113,25 +119,29 @@ def _pretraining_stage(role: str) -> str:
 
 
 class Builder:
-    """Makes the objects of a recipe's stages and arms. `handed` holds finished stages' weights by name."""
+    """Makes the objects of a recipe's stages and arms. `handed` holds finished stages' weights by name.
 
-    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu") -> None:
-        self.recipe, self.device = recipe, torch.device(device)
+    In a rehearsal, weights that a stage would have handed over are random.
+    """
+
+    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu", *, rehearsal: bool = False) -> None:
+        self.recipe, self.device, self.rehearsal = recipe, torch.device(device), rehearsal
         self.data: Data = recipe.data.build()
         self.handed: dict[str, State] = {}
         self._teachers: dict[str, Frozen] = {}
 
     def stage(self, stage: Planned) -> Stage:
         """The stage with its method and players built."""
+        data = self.data if stage.data == self.recipe.data else self._other_data(stage)
         teacher = self._teacher(stage)
         student = self.model(stage.student, stage.role, stage.teacher)
-        example = self.data.train.fetch(torch.arange(min(EXAMPLE, len(self.data.train))), None)
+        example = data.train.fetch(torch.arange(min(EXAMPLE, len(data.train))), None)
         sampler = None if stage.student.sampler is None else stage.student.sampler.build(student)
         roles = Roles(student, teacher, self.data.facts, {k: v.to(self.device) for k, v in example.items()}, sampler)
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)
-        return Stage(stage.name, method, self.data.train, stage.train)
+        return Stage(stage.name, method, data.train, stage.train)
 
     def model(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None = None) -> Model:
         """A network with the weights its recipe names, and its view."""
@@ -176,19 +186,34 @@ class Builder:
             return live
         return StoredTeacher(Store.open(resolve(stage.teacher.store)), self.data.train, live)
 
+    def comes_with_weights(self, spec: ModelSpec) -> bool:
+        """Whether a model knows something before the run: its weights are a file's, or its network brings them."""
+        return isinstance(spec.weights, File) or hasattr(network_of(spec, self.recipe), "path")
+
+    def _other_data(self, stage: Planned) -> Data:
+        """The data a model was trained on where it is not the recipe's. Raises where it may hold the test split."""
+        data: Data = stage.data.build()
+        same_set = type(stage.data) is type(self.recipe.data)
+        if same_set and data.test.fingerprint != self.data.test.fingerprint:
+            raise StillhouseError(
+                f"stage {stage.name!r} trains on other data than the recipe's, split otherwise: its training split "
+                "may hold what the report tests on. Give both the same splits"
+            )
+        return data
+
     def _plain_view(self) -> Image | Tokens:
         return Tokens() if self.data.facts.task == "language" else Image()
 
     def _model(self, spec: ModelSpec, role: str, state: State | None) -> Model:
         with seeded(derive(self.recipe.seed, role, "weights")):
-            network = _network(spec, self.recipe).build(self.data.facts)
+            network = network_of(spec, self.recipe).build(self.data.facts)
         if state is not None:
             _load(network, state, role)
         return Model(network, (spec.view or self._plain_view()).build(self.data.facts))
 
     def _state(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None) -> State | None:
         weights = spec.weights
-        if isinstance(weights, Random):
+        if isinstance(weights, Random) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
             return None
         if isinstance(weights, File):
             return load_weights(weights)

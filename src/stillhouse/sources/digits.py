@@ -26,6 +26,8 @@ def digits(kind: Digits) -> Data:
     images = torch.from_numpy(np.asarray(pixels, np.float32) / 16).view(-1, 1, 8, 8)
     labels = torch.from_numpy(np.asarray(answers, np.int64))
     test, validation, train = by_class(labels, [kind.test, kind.validation], seed=SEED)
+    if kind.limit is not None and kind.limit < len(train):
+        train = train[by_class(labels[train], [kind.limit / len(train)], seed=SEED)[0]]
 
     def split(rows: torch.Tensor, pad: int = 0) -> ImageArray:
         chosen, classes = images[rows], labels[rows]

@@ -1,0 +1,273 @@
+"""The preflight: what would ruin a run, told before it starts.
+
+Sizes are read off networks built on the meta device; if they fit, every stage is built for real and
+rehearsed: each turn of its method runs once on one real batch, forward and backward, with no update.
+Models that the run would train first take part with random weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from stillhouse.engine.contracts import Batch, Stage
+from stillhouse.engine.loader import Loader
+from stillhouse.engine.reduction import total
+from stillhouse.engine.process import Process
+from stillhouse.engine.seeds import seeded
+from stillhouse.engine.settings import Train
+from stillhouse.errors import StillhouseError
+from stillhouse.networks.kinds import NetworkKind
+from stillhouse.recipe.plan import Builder, Planned, network_of, planned
+from stillhouse.recipe.schema import Recipe
+from stillhouse.views.model import Model
+
+Level = Literal["ok", "warning", "error"]
+JUDGED = 256
+"""Validation examples on which a teacher that comes with weights is judged."""
+OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Level
+    what: str
+    told: str
+
+
+@dataclass
+class Report:
+    """What the preflight found."""
+
+    recipe: str
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the recipe can run as it stands."""
+        return all(finding.level != "error" for finding in self.findings)
+
+    @property
+    def clean(self) -> bool:
+        """Whether there is not even a warning."""
+        return all(finding.level == "ok" for finding in self.findings)
+
+    def add(self, level: Level, what: str, told: str) -> None:
+        self.findings.append(Finding(level, what, told))
+
+    def table(self) -> str:
+        """For a terminal: a line a finding, what is wrong last."""
+        order = {"ok": 0, "warning": 1, "error": 2}
+        width = max((len(f.what) for f in self.findings), default=0)
+        lines = [f"{f.level:<8}{f.what:<{width}}  {f.told}" for f in sorted(self.findings, key=lambda f: order[f.level])]
+        verdict = "can run" if self.passed else "cannot run as it stands"
+        return "\n".join([*lines, "", f"{self.recipe} {verdict}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "passed": self.passed, "findings": [asdict(f) for f in self.findings]}
+
+
+def check(recipe: Recipe, device: str | None = None) -> Report:
+    """Look at everything that can be looked at without training. Never raises for what is wrong with a recipe."""
+    report = Report(recipe.name)
+    try:
+        process = Process(device)
+        builder = Builder(recipe, process.device, rehearsal=True)
+        data = builder.data
+        sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
+        report.add("ok", "data", f"{data.facts.task}, {sizes}, {data.facts.classes} classes; licence: {data.facts.licence}")
+        stages = planned(recipe)
+        if _sizes_fit(recipe, stages, builder, process, report):
+            for stage in stages:
+                _rehearse(stage, builder, process, report)
+            _teacher_knows(recipe, builder, report)
+    except StillhouseError as error:
+        report.add("error", "recipe", str(error))
+    return report
+
+
+def _sizes_fit(recipe: Recipe, stages: list[Planned], builder: Builder, process: Process, report: Report) -> bool:
+    """Count parameters on the meta device; hold weights, gradients and optimizer states against the memory."""
+    free = free_memory(process.device)
+    fits = True
+    for stage in stages:
+        student = parameter_bytes(network_of(stage.student, recipe), builder)
+        teacher = 0
+        if stage.teacher is not None and stage.teacher.network is not None:
+            teacher = parameter_bytes(stage.teacher.network, builder)
+        copies = 2 + OPTIMIZER_STATES.get(stage.train.optimizer.word, 2) + (stage.train.ema is not None)
+        needed = student * copies + teacher
+        told = f"{student // 4:,} parameters; weights, gradients and optimizer take {gib(needed)} of {gib(free)} free"
+        report.add("ok" if needed < free else "error", f"{stage.name}: size", told)
+        fits &= needed < free
+    return fits
+
+
+def parameter_bytes(kind: NetworkKind, builder: Builder) -> int:
+    """Bytes of a network's parameters, without making them where the network can be built on the meta device."""
+    if hasattr(kind, "path"):
+        return 0  # its size is in its files; loading it tells
+    with torch.device("meta"):
+        network: nn.Module = kind.build(builder.data.facts)
+    return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+def _rehearse(planned_stage: Planned, builder: Builder, process: Process, report: Report) -> None:
+    """Build a stage and run each of its turns once on a small batch, then time one on a full batch."""
+    name = planned_stage.name
+    try:
+        with seeded(0):
+            stage = builder.stage(planned_stage)
+            small = _turns(stage, process, min(4, planned_stage.train.batch_size))
+            report.add("ok", f"{name}: rehearsed", ", ".join(small.terms))
+            if small.masked == 1.0:
+                report.add("error", f"{name}: labels", "every label of the batch is masked: there is nothing to learn")
+            for term in small.nonfinite:
+                report.add("error", f"{name}: losses", f"the term {term!r} is not finite on the first batch")
+            _memory_and_time(stage, planned_stage.train, small, process, report)
+    except StillhouseError as error:
+        report.add("error", name, str(error))
+
+
+@dataclass
+class Rehearsal:
+    """What one pass over a method's turns showed."""
+
+    terms: list[str]
+    nonfinite: list[str]
+    masked: float
+    saved_bytes: int
+    seconds: float
+    batch_size: int
+
+
+def _turns(stage: Stage, process: Process, batch_size: int) -> Rehearsal:
+    loader = Loader(stage.source, batch_size, seed=0, device=process.device)
+    rng = torch.Generator(process.device).manual_seed(0)
+    terms: dict[str, Tensor] = {}
+    batch: Batch = {}
+    with saved_bytes() as kept:
+        began = time.perf_counter()
+        for turn in stage.method.schedule():
+            batch = loader.next() if turn.fresh or not batch else batch
+            with process.autocast(stage.settings.precision):
+                losses = turn.losses(batch, rng)
+            whole, own = total(losses, process)
+            whole.backward()
+            terms |= own
+        seconds = time.perf_counter() - began
+    masked = _masked(stage, batch)
+    for player in stage.method.players().values():
+        for parameter in player.parameters():
+            parameter.grad = None
+    bad = [name for name, term in terms.items() if not math.isfinite(float(term))]
+    return Rehearsal(list(terms), bad, masked, max(kept), seconds, loader.batch_size)
+
+
+def _masked(stage: Stage, batch: Batch) -> float:
+    """The share of labels that are not to be predicted."""
+    module = stage.method.players()[stage.keeps].module
+    if not isinstance(module, Model) or "labels" not in batch:
+        return 0.0
+    _, where = module.view.targets(batch)
+    return 0.0 if where is None else 1.0 - where.float().mean().item()
+
+
+def _memory_and_time(stage: Stage, train: Train, small: Rehearsal, process: Process, report: Report) -> None:
+    """Scale the small batch's activations to the full one; time a full batch where it fits."""
+    free = free_memory(process.device)
+    needed = small.saved_bytes * train.batch_size // small.batch_size
+    what = f"{stage.name}: memory and time"
+    if needed > free:
+        report.add(
+            "error",
+            what,
+            f"a batch of {train.batch_size} keeps {gib(needed)} of activations, and {gib(free)} are free: "
+            f"lower train.batch_size to {max(1, int(train.batch_size * free / needed))} and raise train.accumulate",
+        )
+        return
+    full = _turns(stage, process, train.batch_size)
+    if train.steps is not None:
+        steps = train.steps
+    else:
+        assert train.epochs is not None
+        drawn = sum(turn.fresh for turn in stage.method.schedule()) * train.accumulate
+        steps = max(1, round(train.epochs * (len(stage.source) // full.batch_size) / max(drawn, 1)))
+    told = f"{gib(full.saved_bytes)} of activations a batch; {steps} steps, about {duration(full.seconds * steps)}"
+    report.add("ok", what, told)
+
+
+def _teacher_knows(recipe: Recipe, builder: Builder, report: Report) -> None:
+    """Hold a teacher that comes with its weights against chance on the data it is to teach."""
+    spec = recipe.teacher
+    if spec is None or spec.network is None or not builder.comes_with_weights(spec):
+        return
+    teacher = builder.frozen_teacher(spec, "teacher")
+    source = builder.data.validation
+    batch = source.fetch(torch.arange(min(JUDGED, len(source))), None)
+    batch = {name: value.to(builder.device) for name, value in batch.items()}
+    if "labels" not in batch:
+        return
+    logits = teacher.signals(batch)["logits"]
+    labels, where = teacher.view.targets(batch)
+    if where is not None:
+        logits, labels = logits[where], labels[where]
+    classes = logits.shape[-1]
+    right = (logits.argmax(-1) == labels).float().mean().item()
+    bound = 1 / classes + 3 * math.sqrt((1 - 1 / classes) / classes / max(len(labels), 1))
+    told = f"right on {right:.1%} of {len(labels):,} held-out labels; chance is {1 / classes:.2%}"
+    if right > bound:
+        report.add("ok", "teacher", told)
+    else:
+        report.add(
+            "error",
+            "teacher",
+            f"{told}. It knows nothing of this data: look at its view (normalisation, image size), at the order of its "
+            "classes, at its tokenizer, or train it first with `weights: {kind: trained, start: ...}`",
+        )
+
+
+@contextmanager
+def saved_bytes() -> Iterator[list[int]]:
+    """Adds up what autograd keeps for the backward pass; the list's last number is the sum."""
+    kept = [0]
+    seen: set[int] = set()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept.append(kept[-1] + storage.nbytes())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield kept
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def gib(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**27 else f"{count / 2**20:.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
