@@ -301,3 +301,19 @@ def test_the_sparse_kl_sees_a_student_that_leaves_no_tail() -> None:
     tail = 2 * math.exp(-30)
     expected = 0.9 * math.log(0.9) + 0.1 * (math.log(0.1) - math.log(tail))
     assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@paired
+def test_second_derivatives(name: str) -> None:
+    """Methods that differentiate through an inner loop need them."""
+    student = logits(2, 4, seed=31, dtype=torch.float64).requires_grad_()
+    teacher = logits(2, 4, seed=32, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(lambda s: PAIRED[name](s, teacher, temperature=2.0), (student,))
+
+
+@paired
+def test_a_student_that_is_not_a_number_is_not_hidden(name: str) -> None:
+    student = logits(2, 4, seed=33)
+    student[1, 2] = math.nan
+    value = PAIRED[name](student, logits(2, 4, seed=34))
+    assert value.isnan().tolist() == [False, True]

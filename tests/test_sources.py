@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pyarrow as arrow
 import pyarrow.parquet as parquet
@@ -327,3 +328,24 @@ def test_a_cache_that_cannot_be_written_is_said(folder: Path, cache: Path) -> No
     cache.write_text("a file where the folder should be")
     with pytest.raises(StillhouseError, match="STILLHOUSE_CACHE"):
         load(folder)
+
+
+def test_a_hub_data_set_is_read_as_a_folder_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def download(name: str, **options: object) -> str:
+        asked.append((name, options))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    data = load(Path("hub:someone/images"))
+    assert data.test.fingerprint == load(folder).test.fingerprint
+    assert asked == [("someone/images", {"repo_type": "dataset", "allow_patterns": ["*.parquet"]})]
+
+
+@pytest.mark.parametrize("name", ["someone/images", "not/a/name"])
+def test_a_hub_that_gives_nothing_is_said(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    with pytest.raises(StillhouseError, match=f"cannot get the data set '{name}'"):
+        ImageParquet(path=f"hub:{name}").build()

@@ -131,7 +131,7 @@ def _log_probs(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
     """sum_v a_v (log a_v - log b_v); where a_v is zero, neither value nor gradient, whatever b_v is."""
     a = log_a.exp()
-    return (a * (log_a - log_b).masked_fill(a == 0, 0.0)).sum(-1)
+    return (a * (log_a - log_b).masked_fill_(a == 0, 0.0)).sum(-1)
 
 
 def _mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
