@@ -191,6 +191,14 @@ def test_every_kind_and_paper_can_be_shown(call: Call) -> None:
         assert paper.title in call("show", paper.key)[1]
 
 
+def test_check_leaves_with_2_when_a_recipe_cannot_run(call: Call) -> None:
+    code, out, _ = call("check", "kd-digits", *TINY, "--json")
+    assert (code, json.loads(out)["passed"]) == (0, True)
+    code, out, err = call("check", "kd-digits", *TINY, "method.terms.0={by: mse, signal: features.nowhere}")
+    assert code == 2
+    assert "nowhere" in out + err
+
+
 def test_run_prints_one_json_object(run_folder: Path) -> None:
     answer = json.loads((run_folder / "answer.json").read_text())
     assert answer["folder"] == str(run_folder)
