@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stillhouse.engine.contracts import Facts
+from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import ConvNet, ResNet
+from stillhouse.recipe.plan import Builder
+from stillhouse.recipe.schema import Recipe
 
 CIFAR = Facts(task="classification", shape=(3, 32, 32), classes=10)
 DIGITS = Facts(task="classification", shape=(1, 8, 8), classes=10)
@@ -111,3 +117,21 @@ def test_resnet_convolutions_start_at_he_scale() -> None:
         if isinstance(module, nn.Conv2d):
             expected = (2 / (9 * module.in_channels)) ** 0.5
             assert module.weight.std().item() == pytest.approx(expected, rel=0.15), name
+
+
+def test_weights_from_before_batch_counters_load(tmp_path: Path) -> None:
+    """The pretrained CIFAR weights in circulation have no num_batches_tracked; anything else must still fit."""
+    state = ResNet(depth=8, width=4).build(DIGITS).state_dict()
+    state = {name: value + 1 for name, value in state.items() if "num_batches" not in name}
+    save_file(state, tmp_path / "old.safetensors")
+    spec = {"network": {"kind": "resnet", "depth": 8, "width": 4}}
+    weights = {"kind": "file", "path": str(tmp_path / "old.safetensors")}
+    method = {"kind": "match", "terms": [{"signal": "labels", "by": "cross_entropy"}]}
+    recipe = {"name": "old", "data": "digits", "method": method, "train": {"steps": 1}, "control": False}
+    chosen = Recipe.model_validate(recipe | {"student": spec | {"weights": weights}})
+    loaded = Builder(chosen).model(chosen.student, "student").network.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+    del state["linear.bias"]
+    save_file(state, tmp_path / "old.safetensors")
+    with pytest.raises(StillhouseError, match=r"missing: linear\.bias"):
+        Builder(chosen).model(chosen.student, "student")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Data, Stage
-from stillhouse.engine.paths import resolve
+from stillhouse.engine.paths import resolve, resolve_file
 from stillhouse.engine.seeds import derive, seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
@@ -116,6 +116,16 @@ def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[
 
 def _pretraining_stage(role: str) -> str:
     return role if role.endswith("teacher") else f"{role}-start"
+
+
+def files_there(stage: Planned) -> None:
+    """Raise StillhouseError now for a file of weights that a stage would miss later."""
+    for spec in (stage.student, stage.teacher):
+        weights = None if spec is None else spec.weights
+        while isinstance(weights, Trained):
+            weights = weights.start
+        if isinstance(weights, File):
+            resolve_file(weights.path, "weights.path")
 
 
 class Builder:
@@ -237,7 +247,10 @@ def _arm(name: str, model: Model, sampler: Any) -> Arm:
 def _load(network: nn.Module, state: State, role: str) -> None:
     """Load weights strictly; a misfit names the first parameters that differ."""
     own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    counters = {
+        name for name in own if name.endswith("num_batches_tracked")
+    }  # older weights lack these; torch adds them
+    missing, extra = sorted(own.keys() - state.keys() - counters), sorted(state.keys() - own.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)} in the weights and {tuple(own[name].shape)} in the network"
         for name in own.keys() & state.keys()
