@@ -293,3 +293,15 @@ def test_effect_is_student_minus_control_in_the_students_order():
     assert low is not None
     assert high is not None
     assert 0.18 < low < 0.25 < high < 0.32
+
+
+def test_an_interval_made_of_two_is_the_normal_one_for_normal_estimates():
+    """Estimates 5 and 2 with standard errors 0.3 and 0.4 differ by 3 with a standard error of 0.5."""
+    a = {"m": 5.0, "m_low": 5 - 1.96 * 0.3, "m_high": 5 + 1.96 * 0.3}
+    b = {"m": 2.0, "m_low": 2 - 1.96 * 0.4, "m_high": 2 + 1.96 * 0.4}
+    assert statistics.interval_from_arms("m", a, b) == pytest.approx((3.0, 3 - 1.96 * 0.5, 3 + 1.96 * 0.5))
+    assert statistics.interval_from_arms("m", a, {"m": 2.0}) == (3.0, None, None)
+    skewed = a | {"m_high": 9.0}
+    assert bounds(statistics.interval_from_arms("m", skewed, b))[0] == pytest.approx(3 - 1.96 * 0.5)
+    assert bounds(statistics.interval_from_arms("m", b, skewed))[0] == pytest.approx(-3 - math.hypot(1.96 * 0.4, 4))
+    assert list(statistics.effect(Findings(a), Findings(b))) == ["m"]

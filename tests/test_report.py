@@ -443,6 +443,17 @@ def test_the_table_for_the_terminal():
     assert len({len(line) for line in lines[:3]}) == 1
 
 
+def test_a_metric_with_its_own_interval_takes_one_row(tmp_path):
+    own = {"frechet": 0.53, "frechet_low": 0.26, "frechet_high": 0.85}
+    arms = {"student": own, "control": {"frechet": 5.09}}
+    told = summary(arms=arms, effect={"frechet": {"difference": -4.56, "low": -5.3, "high": -3.8}})
+    assert [line.split("  ")[0] for line in arms_table(told).splitlines()[2:]] == ["Fr\u00e9chet distance"]
+    assert "0.530 [0.260, 0.850]" in arms_table(told)
+    page = report(write_run(tmp_path / "run", summary_json=told))
+    assert "0.5300.260 to 0.850" in page.text
+    assert "frechet low" not in page.text
+
+
 def test_compare_takes_differences_within_a_seed(tmp_path):
     """Gains 0.04, 0.05 and 0.06: mean 0.05, standard deviation 0.01, t(2) = 4.302653."""
     gains = {0: (0.94, 0.90), 1: (0.85, 0.80), 2: (0.96, 0.90)}

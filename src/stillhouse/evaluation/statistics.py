@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 CELLS = 2**22
 """Most resampled values held at once: 32 MiB."""
+BOUNDS = ("_low", "_high")
+"""What a measurement appends to a metric's name for the bounds of its own 95 % interval."""
 
 
 class Interval(NamedTuple):
@@ -70,17 +72,41 @@ def spread(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
+def is_bound(name: str, names: Collection[str]) -> bool:
+    """Whether a metric is a bound of another one: `frechet_low` where there is `frechet`."""
+    return any(name.endswith(end) and name.removesuffix(end) in names for end in BOUNDS)
+
+
+def interval_from_arms(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> Interval:
+    """The difference a - b of a metric, its interval from those of the two arms; no bounds where one has none.
+
+    Zou & Donner 2008 (doi:10.1002/sim.3095), equation 3: the distances of the estimates from their bounds are
+    added in squares. It holds for independent estimates and is too wide for positively correlated ones.
+    """
+    low, high = (name + end for end in BOUNDS)
+    difference = a[name] - b[name]
+    if not {low, high} <= a.keys() & b.keys():
+        return Interval(difference, None, None)
+    below = math.hypot(a[name] - a[low], b[high] - b[name])
+    above = math.hypot(a[high] - a[name], b[name] - b[low])
+    return Interval(difference, difference - below, difference + above)
+
+
 def effect(student: Findings, control: Findings, *, seed: int = 0) -> dict[str, dict[str, float | None]]:
     """What the teacher changed: student minus control for each metric that both have, in the student's order.
 
-    A metric that is a mean over examples gets a 95 % paired interval; any other gets low and high None.
-    What an arm costs to use is left out: student and control are the same network.
+    A metric that is a mean over examples gets a 95 % paired interval; one with an interval of its own in both
+    arms gets one made of those; any other gets low and high None. What an arm costs to use is left out:
+    student and control are the same network.
     """
-    changes = {}
     prices = {name for name, measure in measures().items() if measure.cost}
-    for name in (student.metrics.keys() & control.metrics.keys()) - prices:
-        interval = Interval(student.metrics[name] - control.metrics[name], None, None)
+    changes = {}
+    for name in student.metrics:
+        if name not in control.metrics or name in prices or is_bound(name, student.metrics):
+            continue
         if name in student.per_example and name in control.per_example:
             interval = paired_interval(student.per_example[name], control.per_example[name], seed=seed)
+        else:
+            interval = interval_from_arms(name, student.metrics, control.metrics)
         changes[name] = {"difference": interval.mean, "low": interval.low, "high": interval.high}
-    return {name: changes[name] for name in student.metrics if name in changes}
+    return changes

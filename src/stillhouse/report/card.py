@@ -10,7 +10,7 @@ from typing import Any
 from stillhouse.engine.folder import read_json, write_text
 from stillhouse.report import numbers
 from stillhouse.report.files import RunFiles, read_run
-from stillhouse.report.table import difference, metric_names
+from stillhouse.report.table import difference, metric_names, value_text
 from stillhouse.report.verdict import interval_of, verdict
 
 BREAKS = re.compile(r"[ \t\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
@@ -64,7 +64,7 @@ def _metrics(run: RunFiles) -> str:
     head = ["metric", *arms, *([f"student {numbers.MINUS} control, 95 % interval"] if effect else [])]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name in metric_names(arms):
-        row = [numbers.measure(name).label, *(numbers.metric(name, of.get(name)) for of in arms.values())]
+        row = [numbers.measure(name).label, *(value_text(name, of) for of in arms.values())]
         if effect:
             row.append(difference(name, interval_of(effect[name])) if name in effect else "")
         rows.append(row)

@@ -73,11 +73,7 @@ class Group:
             (run.arms["student"], run.arms["control"]) for run in self.runs if {"student", "control"} <= set(run.arms)
         ]
         changes = [
-            {
-                n: s[n] - c[n]
-                for n in s
-                if not numbers.measure(n).cost and numbers.is_number(s[n]) and numbers.is_number(c.get(n))
-            }
+            {n: s[n] - c[n] for n in s if _is_quality(n, s) and numbers.is_number(s[n]) and numbers.is_number(c.get(n))}
             for s, c in pairs
         ]
         return self._spreads(changes)
@@ -177,6 +173,11 @@ class Comparison:
             rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
         return tag("div", tag("table", inside, class_="arms"), class_="scroll")
+
+
+def _is_quality(name: str, metrics: Mapping[str, Any]) -> bool:
+    """Whether a metric says how good an arm is: no cost, and no bound of another metric."""
+    return not numbers.measure(name).cost and not statistics.is_bound(name, metrics)
 
 
 def compare(folders: Sequence[str | Path]) -> Comparison:

@@ -15,7 +15,7 @@ from stillhouse.report.curves import stage_curves
 from stillhouse.report.figures import colours, note, sections
 from stillhouse.report.files import PARTS, RunFiles, read_run
 from stillhouse.report.svg import escape, tag
-from stillhouse.report.table import metric_names
+from stillhouse.report.table import bounds, metric_names
 from stillhouse.report.verdict import interval_of, interval_texts, reading, verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -83,16 +83,25 @@ def facts(run: RunFiles) -> str:
     shown = []
     if "agreement" in student:
         shown.append(("copies the teacher on", numbers.metric("agreement", student["agreement"]), "of the examples"))
-    for name, what in (("parameters", "student's size"), ("flops", "student's work an example")):
-        if student.get(name):
-            unit = "parameters" if name == "parameters" else "FLOPs"
-            ratio = f", 1/{teacher[name] / student[name]:.3g} of the teacher's" if teacher.get(name) else ""
-            shown.append((what, numbers.big(student[name]), unit + ratio))
+    for name in (n for n in student if numbers.measure(n).cost and numbers.is_number(student[n])):
+        shown.append(
+            (numbers.measure(name).label, numbers.metric(name, student[name]), _ratio(student[name], teacher.get(name)))
+        )
     spent = (run.summary.get("cost") or {}).get("seconds")
     if numbers.is_number(spent):
         shown.append(("trained in", numbers.seconds(spent), "all stages"))
     items = (tag("dt", escape(a)) + tag("dd", tag("b", escape(b)) + " " + escape(c)) for a, b, c in shown)
     return tag("dl", "".join(tag("div", item) for item in items), class_="facts") if shown else ""
+
+
+def _ratio(own: float, teacher: object) -> str:
+    """How the student's number stands to the teacher's."""
+    if not numbers.is_number(teacher) or own <= 0 or teacher <= 0:
+        return "of the student"
+    share = teacher / own
+    return (
+        f"1/{numbers.plain(share)} of the teacher's" if share > 1 else f"{numbers.plain(1 / share)} times the teacher's"
+    )
 
 
 # --- the arms ------------------------------------------------------------------------------
@@ -122,19 +131,25 @@ def _arms_row(run: RunFiles, name: str) -> str:
     better = numbers.measure(name).better
     arrow = {"higher": "↑", "lower": "↓"}.get(better)
     mark = " " + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
-    cells = [tag("td", escape(numbers.metric(name, run.arms[arm].get(name))), class_="num") for arm in run.arms]
+    cells = [tag("td", _value(name, metrics), class_="num") for metrics in run.arms.values()]
     if run.effect:
         cells += difference_cells(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
     return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
 
 
+def _value(name: str, metrics: Mapping[str, Any]) -> str:
+    ends = bounds(name, metrics)
+    below = tag("span", escape(" to ".join(ends)), class_="below") if ends else ""
+    return escape(numbers.metric(name, metrics.get(name))) + below
+
+
 def difference_cells(name: str, interval: Interval) -> list[str]:
     """Two cells: the difference with its bounds, and the interval drawn."""
     found = reading(name, interval)
-    mean, *bounds = interval_texts(name, interval)
+    mean, *ends = interval_texts(name, interval)
     shown = tag("b", escape(mean) + tag("span", escape(" " + numbers.change_unit(name)), class_="unit"))
-    if bounds:
-        shown += " " + tag("span", escape(" to ".join(bounds)), class_="bounds")
+    if ends:
+        shown += " " + tag("span", escape(" to ".join(ends)), class_="bounds")
     return [tag("td", shown, class_=f"num {found}"), tag("td", whisker(name, interval), class_="glyph")]
 
 

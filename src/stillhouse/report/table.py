@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stillhouse.evaluation.statistics import Interval
+from stillhouse.evaluation.statistics import BOUNDS, Interval, is_bound
 from stillhouse.report import numbers
 from stillhouse.report.verdict import interval_of, interval_texts
 
@@ -22,7 +22,7 @@ def arms_table(summary: Mapping[str, Any]) -> str:
     head = ["", *order, *([f"student {numbers.MINUS} control"] if effect else [])]
     rows = []
     for name in metric_names(arms):
-        row = [numbers.measure(name).label, *(numbers.metric(name, arms[a].get(name)) for a in order)]
+        row = [numbers.measure(name).label, *(value_text(name, arms[a]) for a in order)]
         if effect:
             row.append(difference(name, interval_of(effect[name])) if name in effect else "")
         rows.append(row)
@@ -30,9 +30,22 @@ def arms_table(summary: Mapping[str, Any]) -> str:
 
 
 def metric_names(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every metric of any arm, once: the student's order first."""
+    """Every metric of any arm, once: the student's order first. The bounds of another metric stand beside it."""
     first = [arms[a] for a in ("student",) if a in arms]
-    return list(dict.fromkeys(name for arm in [*first, *arms.values()] for name in arm))
+    names = dict.fromkeys(name for arm in [*first, *arms.values()] for name in arm)
+    return [name for name in names if not is_bound(name, names)]
+
+
+def bounds(name: str, metrics: Mapping[str, Any]) -> list[str]:
+    """A metric's own interval, where its measurement gave `<name>_low` and `<name>_high`."""
+    ends = [metrics.get(name + end) for end in BOUNDS]
+    return [] if None in ends else [numbers.metric(name, end) for end in ends]
+
+
+def value_text(name: str, metrics: Mapping[str, Any]) -> str:
+    """A metric of an arm, with its own interval where it has one."""
+    text, ends = numbers.metric(name, metrics.get(name)), bounds(name, metrics)
+    return f"{text} [{', '.join(ends)}]" if ends else text
 
 
 def difference(name: str, interval: Interval) -> str:

@@ -90,6 +90,6 @@ def _detail(name: str, interval: Interval) -> str:
     if not bounds:
         return f"{difference}; one run gives no interval for it. Repeat it over seeds before you believe it."
     return (
-        f"{difference} (95\u202f% interval {' to '.join(bounds)}, over the test examples of this one run; "
+        f"{difference} (95\u202f% interval {' to '.join(bounds)}, over the examples of this one run; "
         "the luck of training is not in it: repeat over seeds for that)."
     )
