@@ -152,7 +152,7 @@ def main() -> None:
     made = {
         "digits": lambda folder: digits_case(folder, chosen.examples),
         "cifar10": lambda folder: cifar10_case(folder, chosen.examples, chosen.root is not None),
-        "text": lambda folder: text_case(folder, 32),
+        "text": lambda folder: text_case(folder, 16),
     }
     found: dict[str, Any] = {}
     for name in chosen.cases:

@@ -71,7 +71,7 @@ class LiveProgress(Listener):
                 self.bars.update(self.tasks[event.stage], completed=event.step, told=told)
             case StageEnds(stage, steps, seconds):
                 self.bars.update(self.tasks[stage], completed=steps, told=f"done in {seconds:.1f} s")
-            case Saved(stage, step, path):
+            case Saved(stage, step):
                 self.bars.update(self.tasks[stage], told=f"saved at step {step}")
             case Said(text):
                 self.bars.console.print(text, markup=False)
