@@ -123,7 +123,7 @@ def test_bad_lines_are_named(tmp_path, content, options, said):
 
 
 def test_bad_files_are_named(tmp_path, text_file):
-    with pytest.raises(StillhouseError, match="no file"):
+    with pytest.raises(StillhouseError, match="does not exist"):
         Text(path=str(tmp_path / "absent.txt")).build()
     with pytest.raises(StillhouseError, match=r"only a \.jsonl file has fields"):
         Text(path=str(text_file), field="text").build()

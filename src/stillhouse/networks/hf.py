@@ -9,8 +9,8 @@ from transformers.utils import logging
 
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
-from stillhouse.networks.hub import HUB, located
 from stillhouse.networks.kinds import CausalLM, Llama
+from stillhouse.sources.hub import HUB, located
 
 POSITIONS = 2048
 """Positions that a small Llama is configured for, where the data's blocks are not longer."""

@@ -15,11 +15,11 @@ from stillhouse.engine.paths import resolve
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.sources.decoded import Decoded, decode
+from stillhouse.sources.hub import HUB
 from stillhouse.sources.kinds import ImageParquet
 from stillhouse.sources.splits import by_class
 
 SEED = 0
-HUB = "hub:"
 
 
 def image_parquet(kind: ImageParquet) -> Data:

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stillhouse.engine.contracts import Batch, Data, Facts
-from stillhouse.engine.paths import resolve
+from stillhouse.engine.paths import resolve_file
 from stillhouse.errors import StillhouseError
-from stillhouse.networks.hub import located
+from stillhouse.sources.hub import located
 from stillhouse.sources.kinds import PythonTopics, Text, TextKind
 
 END = "<|endoftext|>"
@@ -71,11 +71,7 @@ def text(kind: Text) -> Data:
 
     Raises StillhouseError for a file that is missing, is not UTF-8 or JSON Lines, or lacks the field.
     """
-    path = resolve(kind.path)
-    if not path.is_file():
-        raise StillhouseError(
-            f"data.path: there is no file {path}; relative paths start at --root (now {resolve('.')})"
-        )
+    path = resolve_file(kind.path, "data.path")
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
