@@ -13,7 +13,7 @@ from stillhouse.evaluation import statistics
 from stillhouse.report import numbers
 from stillhouse.report.figures import colours
 from stillhouse.report.files import RunFiles, read_run
-from stillhouse.report.page import difference_cells, page
+from stillhouse.report.page import NO_DIFFERENCE, difference_cells, page
 from stillhouse.report.svg import escape, tag
 from stillhouse.report.table import aligned, difference, metric_names
 from stillhouse.report.verdict import interval_of
@@ -169,7 +169,7 @@ class Comparison:
             cells = [tag("td", escape(spread_text(name, arm.get(name))), class_="num") for arm in group.arms.values()]
             if group.effect:
                 known = name in group.effect
-                cells += difference_cells(name, group.interval(name)) if known else ["<td></td><td></td>"]
+                cells += difference_cells(name, group.interval(name)) if known else [NO_DIFFERENCE]
             rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
         return tag("div", tag("table", inside, class_="arms"), class_="scroll")

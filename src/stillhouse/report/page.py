@@ -21,6 +21,8 @@ from stillhouse.report.verdict import interval_of, interval_texts, reading, verd
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing. It holds no script, so that a run folder can be opened without trust."""
 
+NO_DIFFERENCE = '<td></td><td class="glyph"></td>'
+
 
 def write_report(folder: Path) -> Path:
     """Write report.html into a run folder, from the files that are there, and return its path.
@@ -99,9 +101,7 @@ def _ratio(own: float, teacher: object) -> str:
     if not numbers.is_number(teacher) or own <= 0 or teacher <= 0:
         return "of the student"
     share = teacher / own
-    return (
-        f"1/{numbers.plain(share)} of the teacher's" if share > 1 else f"{numbers.plain(1 / share)} times the teacher's"
-    )
+    return f"1/{share:.3g} of the teacher's" if share > 1 else f"{1 / share:.3g} times the teacher's"
 
 
 # --- the arms ------------------------------------------------------------------------------
@@ -130,10 +130,10 @@ def arms(run: RunFiles) -> str:
 def _arms_row(run: RunFiles, name: str) -> str:
     better = numbers.measure(name).better
     arrow = {"higher": "↑", "lower": "↓"}.get(better)
-    mark = " " + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
+    mark = "&nbsp;" + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
     cells = [tag("td", _value(name, metrics), class_="num") for metrics in run.arms.values()]
     if run.effect:
-        cells += difference_cells(name, interval_of(run.effect[name])) if name in run.effect else ["<td></td><td></td>"]
+        cells += difference_cells(name, interval_of(run.effect[name])) if name in run.effect else [NO_DIFFERENCE]
     return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
 
 
