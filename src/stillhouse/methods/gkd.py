@@ -54,7 +54,8 @@ class GKD(Method):
         labels, where = self.student.module.view.targets(batch)
         loss = self.divergence(student, teacher, labels, where, progress=self.progress)
         losses = Losses(**{self.divergence.name: loss})
-        losses.note("on_policy", float(on_policy))
+        if 0 < self.kind.student_data_fraction < 1:
+            losses.note("on_policy", float(on_policy))
         return losses
 
     def written(self, batch: Batch, rng: torch.Generator) -> Batch:
