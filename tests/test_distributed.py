@@ -71,7 +71,9 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path, accumulate
     single, pair = tmp_path / "single", tmp_path / "pair"
     port = free_port()
     runs = [CONTEXT.Process(target=train, args=(str(single), 0, 1, port, 32, 1))]
-    runs += [CONTEXT.Process(target=train, args=(str(pair), rank, 2, port, 16 // accumulate, accumulate)) for rank in (0, 1)]
+    runs += [
+        CONTEXT.Process(target=train, args=(str(pair), rank, 2, port, 16 // accumulate, accumulate)) for rank in (0, 1)
+    ]
     for process in runs:
         process.start()
     for process in runs:

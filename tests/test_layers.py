@@ -81,7 +81,9 @@ def test_no_dumping_ground_modules():
     assert not [file for file in ROOT.rglob("*.py") if file.stem in bad]
 
 
-@pytest.mark.parametrize("module", ["stillhouse", "stillhouse.recipe.schema", "stillhouse.cli.main", "stillhouse.catalog"])
+@pytest.mark.parametrize(
+    "module", ["stillhouse", "stillhouse.recipe.schema", "stillhouse.cli.main", "stillhouse.catalog"]
+)
 def test_light_modules_import_no_torch(module: str):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,11 +9,11 @@ import signal
 import time
 from pathlib import Path
 
-import engine_runs
 import pytest
 import torch
 
-from stillhouse.engine.checkpoint import read_summed, write_summed, Checkpoints
+import engine_runs
+from stillhouse.engine.checkpoint import Checkpoints, read_summed, write_summed
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.recipe.execute import resume
 

@@ -78,10 +78,10 @@ def read_json(path: Path) -> Any:
 
 
 class RunFolder:
-    """The folder a run leaves behind."""
+    """The folder a run leaves behind. Of several processes, only one `writes`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
         self._metrics: IO[bytes] | None = None
         self._lock: IO[bytes] | None = None
 
@@ -94,7 +94,9 @@ class RunFolder:
         return self.path / "stages"
 
     def open(self) -> RunFolder:
-        """Make the folder and hold it: a second process that opens it gets an error."""
+        """Make the folder and hold it: a second process that opens it to write gets an error."""
+        if not self.writes:
+            return self
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("wb")
@@ -120,17 +122,24 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
+        if not self.writes:
+            return
         assert self._metrics is not None, "the run folder is not open"
         with disk_errors(self.path / "metrics.jsonl"):
             self._metrics.write(json.dumps(line).encode() + b"\n")
             self._metrics.flush()
 
     def metrics_size(self) -> int:
+        """Bytes logged so far."""
+        if not self.writes:
+            return 0
         assert self._metrics is not None, "the run folder is not open"
         return self._metrics.tell()
 
     def cut_metrics(self, size: int) -> None:
         """Drop what was logged after a checkpoint: those steps are done again."""
+        if not self.writes:
+            return
         assert self._metrics is not None, "the run folder is not open"
         self._metrics.truncate(min(size, self._metrics.tell()))
         self._metrics.seek(0, os.SEEK_END)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ class Window:
     """Means of what was logged since the last line of metrics.jsonl."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, Tensor | float] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, values: dict[str, Tensor | float]) -> None:
+    def add(self, values: Mapping[str, Tensor | float]) -> None:
         for name, value in values.items():
             held = self.sums.get(name)
             self.sums[name] = value if held is None else held + value
@@ -89,12 +90,9 @@ class Loop:
         """Train to the end of the stage. Raises Interrupted after a stop was asked for and the state saved."""
         self._resume()
         self.events.send(StageBegins(self.stage.name, self.step, self.steps))
-        before, began = self.ledger.seconds, time.perf_counter()
         with self.ledger.watching(modules_of(self.stage)), StopRequest() as stop:
             while self.step < self.steps:
-                self._one_step()
-                self.ledger.seconds = before + time.perf_counter() - began
-                self._tell()
+                self.advance()
                 stopping, due = self.process.agree(stop.asked, self._save_is_due())
                 if stopping or due:
                     self.save()
@@ -102,6 +100,13 @@ class Loop:
                     raise Interrupted(f"stopped at step {self.step} of {self.steps} of stage {self.stage.name!r}")
         self.events.send(StageEnds(self.stage.name, self.steps, self.ledger.seconds))
         return self.stage
+
+    def advance(self) -> None:
+        """One step: every turn of the method's schedule, and what is logged and shown of it."""
+        began = time.perf_counter()
+        self._one_step()
+        self._tell()
+        self.ledger.seconds += time.perf_counter() - began
 
     def _one_step(self) -> None:
         self.method.step, self.method.progress = self.step, self.step / self.steps
@@ -228,8 +233,7 @@ class Loop:
             "losses": self.window.means(),
             "examples_per_second": round(self._speed(now), 2),
         }
-        if self.process.first:
-            self.folder.append_metrics(line)
+        self.folder.append_metrics(line)
         self.events.send(Logged(self.stage.name, self.step, line))
         self.window.clear()
         self._since = (now, self.loader.position)
@@ -294,8 +298,7 @@ class Loop:
         self.window.sums, self.window.counts = state["window"]
         self.batch = state["batch"]
         self.ledger.load_state_dict(state["ledger"])
-        if self.process.first:
-            self.folder.cut_metrics(state["metrics_size"])
+        self.folder.cut_metrics(state["metrics_size"])
 
     def _resume(self) -> None:
         found = self.checkpoints.latest(self.stage.name, self.events.say)

@@ -68,7 +68,7 @@ class Trainer:
         assert player.decay is not None
         averaged, current = list(player.average.parameters()), list(player.module.parameters())
         if averaged:
-            torch._foreach_lerp_(averaged, [p.detach() for p in current], 1 - player.decay)
+            torch._foreach_lerp_(averaged, current, 1 - player.decay)  # pyright: ignore[reportPrivateImportUsage]
         for target, source in zip(player.average.buffers(), player.module.buffers(), strict=True):
             target.copy_(source)
 

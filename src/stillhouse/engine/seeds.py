@@ -32,13 +32,13 @@ def seeded(seed: int) -> Iterator[None]:
 def seed_everything(seed: int) -> None:
     """Seed the global generators that dropout and other people's code draw from."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - for code that draws from the global state
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def global_states() -> dict[str, Any]:
     """The states of all global generators, as a tree of plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -54,4 +54,4 @@ def restore_global_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
     random.setstate(states["python"])
     name, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Stage
 from stillhouse.engine.loader import Loader
-from stillhouse.engine.reduction import total
 from stillhouse.engine.process import Process
+from stillhouse.engine.reduction import total
 from stillhouse.engine.seeds import seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
@@ -69,7 +69,9 @@ class Report:
         """For a terminal: a line a finding, what is wrong last."""
         order = {"ok": 0, "warning": 1, "error": 2}
         width = max((len(f.what) for f in self.findings), default=0)
-        lines = [f"{f.level:<8}{f.what:<{width}}  {f.told}" for f in sorted(self.findings, key=lambda f: order[f.level])]
+        lines = [
+            f"{f.level:<8}{f.what:<{width}}  {f.told}" for f in sorted(self.findings, key=lambda f: order[f.level])
+        ]
         verdict = "can run" if self.passed else "cannot run as it stands"
         return "\n".join([*lines, "", f"{self.recipe} {verdict}"])
 
@@ -85,7 +87,9 @@ def check(recipe: Recipe, device: str | None = None) -> Report:
         builder = Builder(recipe, process.device, rehearsal=True)
         data = builder.data
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
-        report.add("ok", "data", f"{data.facts.task}, {sizes}, {data.facts.classes} classes; licence: {data.facts.licence}")
+        report.add(
+            "ok", "data", f"{data.facts.task}, {sizes}, {data.facts.classes} classes; licence: {data.facts.licence}"
+        )
         stages = planned(recipe)
         if _sizes_fit(recipe, stages, builder, process, report):
             for stage in stages:

@@ -20,7 +20,7 @@ from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.statistics import effect
 from stillhouse.kinds import load_plugin
-from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.plan import Builder, files_there, planned
 from stillhouse.recipe.provenance import environment, provenance
 from stillhouse.recipe.schema import Recipe
 from stillhouse.students.save import save_student
@@ -70,18 +70,20 @@ def distill(
 
     Raises StillhouseError when the folder holds a run already; RunFailed, Interrupted.
     """
-    folder = _new_folder(recipe.name) if out is None else Path(out)
-    if (folder / "recipe.yaml").exists():
+    from stillhouse.recipe.text import dump
+
+    process = Process(device)
+    folder = Path(process.gather(str(_new_folder(recipe.name) if out is None else out))[0])
+    if process.agree((folder / "recipe.yaml").exists())[0]:
         raise StillhouseError(
             f"{folder} holds a run already: go on with `stillhouse resume {folder}`, or choose another --out"
         )
-    from stillhouse.recipe.text import dump
-
-    with RunFolder(folder) as opened:
-        launch = {"device": device, "root": str(root()), "plugins": [str(Path(p).resolve()) for p in plugins]}
-        write_json(folder / "launch.json", launch)
-        write_text(folder / "recipe.yaml", dump(recipe))
-        return _run(recipe, opened, device, progress, listeners)
+    with RunFolder(folder, writes=process.first) as opened:
+        if process.first:
+            launch = {"device": device, "root": str(root()), "plugins": [str(Path(p).resolve()) for p in plugins]}
+            write_json(folder / "launch.json", launch)
+            write_text(folder / "recipe.yaml", dump(recipe))
+        return _run(recipe, opened, process, progress, listeners)
 
 
 def resume(folder: str | Path, *, progress: bool | None = None, listeners: Sequence[Listener] = ()) -> Run:
@@ -100,19 +102,21 @@ def resume(folder: str | Path, *, progress: bool | None = None, listeners: Seque
     set_root(launch["root"])
     for plugin in launch["plugins"]:
         load_plugin(plugin)
-    with RunFolder(folder) as opened:
-        return _run(load(folder / "recipe.yaml"), opened, launch["device"], progress, listeners)
+    process = Process(launch["device"])
+    with RunFolder(folder, writes=process.first) as opened:
+        return _run(load(folder / "recipe.yaml"), opened, process, progress, listeners)
 
 
 def _run(
-    recipe: Recipe, folder: RunFolder, device: str | None, progress: bool | None, listeners: Sequence[Listener]
+    recipe: Recipe, folder: RunFolder, process: Process, progress: bool | None, listeners: Sequence[Listener]
 ) -> Run:
-    process = Process(device)
     shown = progress_view(progress) if process.first else None
     events = Events([*([shown] if shown else []), *listeners])
     try:
         builder = Builder(recipe, process.device)
         stages = planned(recipe)
+        for stage in stages:
+            files_there(stage)
         spent = {stage.name: run_stage(builder, stage, process, folder, events) for stage in stages}
         if process.first:
             events.say("measuring the arms")
