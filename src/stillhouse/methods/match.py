@@ -43,11 +43,10 @@ class Match(Method):
         student = self.student.module.signals(batch, self.student_wants)
         teacher = self._teacher_signals(batch)
         labels, where = self.student.module.view.targets(batch)
+        parts = dict(self.student.parts.items())
         losses = Losses()
         for term in self.terms:
-            losses[term.name] = term(
-                student, teacher, labels, where, progress=self.progress, parts=self.student.parts
-            )
+            losses[term.name] = term(student, teacher, labels, where, progress=self.progress, parts=parts)
         return losses
 
     def _teacher_signals(self, batch: Batch) -> Signals:
