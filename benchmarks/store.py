@@ -4,8 +4,9 @@
 
 Three students take turns in one process, through the engine: alone (cross-entropy on labels), with
 stored targets (cross-entropy and KL to the store's logits), with the live teacher. Prints one JSON
-object: medians of the seconds of an epoch, and their ratios to the student alone, run by run. The
-networks have random weights: what the targets say costs no time.
+object: medians of the seconds of an epoch, and the median of the ratios to the student alone within
+each run; both also in processor time, which other work on the machine disturbs less. The networks
+have random weights: what the targets say costs no time.
 
 Cases: `digits`, the networks and batch of kd-digits; `cifar10`, those of kd-cifar10 (ResNet-56 to
 ResNet-20, batch 128) on random 32 x 32 images, or on the data set in DATA/cifar10 where --root is
@@ -75,8 +76,8 @@ class Case:
         torch.manual_seed(0)
         return Model(kind.build(self.facts), view)
 
-    def epoch(self, teacher: Any) -> float:
-        """Seconds of one epoch of a new student."""
+    def epoch(self, teacher: Any) -> tuple[float, float]:
+        """Wall-clock and processor seconds of one epoch of a new student."""
         example = self.source.fetch(torch.arange(4), None)
         terms = ON_LABELS if teacher is None else ON_BOTH
         method = Match.model_validate({"terms": terms}).build(
@@ -86,33 +87,39 @@ class Case:
         stage = Stage("student", method, self.source, train)
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as opened:
             loop = Loop(stage, process=Process("cpu"), folder=opened, events=Events(), seed=0)
-            began = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             loop.run()
-            return time.perf_counter() - began
+            return time.perf_counter() - wall, time.process_time() - processor
 
     def measure(self, repeats: int) -> dict[str, Any]:
         stored = StoredTeacher(Store.open(self.folder / "store"), self.source)
         arms = {"alone": None, "stored": stored, "live": self.teacher}
-        seconds: dict[str, list[float]] = {name: [] for name in arms}
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
         for run in range(repeats + 1):
             for name, teacher in arms.items():
-                taken = self.epoch(teacher)
+                seconds = self.epoch(teacher)
                 if run:  # the first warms up
-                    seconds[name].append(taken)
-        ratios = {
-            name: statistics.median(ours / alone for ours, alone in zip(taken, seconds["alone"], strict=True))
-            for name, taken in seconds.items()
-        }
+                    taken[name].append(seconds)
         assert stored.fraction == 1.0
         return {
             "examples": len(self.source),
             "batch_size": self.batch_size,
-            "epoch_seconds": {name: round(statistics.median(taken), 4) for name, taken in seconds.items()},
-            "ratio_to_student_alone": {name: round(ratio, 4) for name, ratio in ratios.items()},
-            "all_epoch_seconds": {name: [round(value, 4) for value in taken] for name, taken in seconds.items()},
+            **{clock: _compared(taken, number) for number, clock in enumerate(("wall", "processor"))},
             "build_seconds": round(self.build_seconds, 3),
             "store": info(self.folder / "store")["signals"]["logits"],
         }
+
+
+def _compared(taken: dict[str, list[tuple[float, float]]], clock: int) -> dict[str, Any]:
+    """Medians by arm, and of the ratios to the student alone in the same run."""
+    seconds = {name: [run[clock] for run in runs] for name, runs in taken.items()}
+    return {
+        "epoch_seconds": {name: round(statistics.median(runs), 4) for name, runs in seconds.items()},
+        "ratio_to_student_alone": {
+            name: round(statistics.median(a / b for a, b in zip(runs, seconds["alone"], strict=True)), 4)
+            for name, runs in seconds.items()
+        },
+    }
 
 
 def digits_case(folder: Path, examples: int) -> Case:

@@ -281,6 +281,19 @@ def test_changed_inputs_are_refused_whatever_the_source_says(tmp_path: Path) -> 
         teacher.signals(batch)
 
 
+def test_inputs_that_change_later_are_found(tmp_path: Path) -> None:
+    source = pictures(70)
+    teacher = StoredTeacher(build_store(tmp_path, classifier(), source), source)
+    batch = everything(source)
+    teacher.signals(batch)
+    edited = batch | {"image": batch["image"].clone()}
+    edited["image"][69] = 0.0
+    with pytest.raises(StillhouseError, match=r"1 of 6 inputs .* the first at index 69"):
+        _ = [teacher.signals(edited) for _ in range(16)]  # of 70 inputs, 32 are compared, then 6
+    with pytest.raises(StillhouseError, match="32 of 32 inputs"):
+        _ = [teacher.signals(batch | {"image": batch["image"].flip(-1)}) for _ in range(8)]
+
+
 def test_labels_may_change_for_the_teacher_never_looked_at_them(tmp_path: Path) -> None:
     source = pictures(10)
     teacher = StoredTeacher(build_store(tmp_path, classifier(), source), source)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -169,36 +169,34 @@ class Store:
 
     def records(self, rows: np.ndarray) -> np.ndarray:
         """The raw records [B] at rows [B]."""
-        records = np.empty(len(rows), dtype=self.record)
-        for shard, chosen, offsets in self._places(rows):
-            records[chosen] = self._map(shard)[offsets]
-        return records
+        return self._gather(rows, self._map, self.record)
 
     def keys(self, rows: np.ndarray | None = None) -> np.ndarray:
         """The keys of the inputs whose records lie at rows [B], or of all."""
         if rows is None:
             return np.concatenate([self._read_keys(shard) for shard in self.shards] or [np.empty(0, dtype=KEY)])
-        keys = np.empty(len(rows), dtype=KEY)
-        for shard, chosen, offsets in self._places(rows):
-            keys[chosen] = self._read_keys(shard)[offsets]
-        return keys
+        return self._gather(rows, self._read_keys, KEY)
 
-    def _places(self, rows: np.ndarray) -> Iterator[tuple[Shard, Any, np.ndarray]]:
+    def _gather(self, rows: np.ndarray, content: Callable[[Shard], np.ndarray], dtype: np.dtype) -> np.ndarray:
+        """What the shards' contents hold at rows [B]."""
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise StillhouseError(
                 f"rows {rows.min()} to {rows.max()} were asked of {self.folder}, which holds {len(self):,} records"
             )
+        if len(self.shards) == 1:
+            return content(self.shards[0])[rows]
+        gathered = np.empty(len(rows), dtype=dtype)
         numbers = np.searchsorted(self._ends, rows, side="right")
         for number in np.unique(numbers):
-            chosen = numbers == number
-            shard = self.shards[number]
-            yield shard, chosen, rows[chosen] - (self._ends[number] - shard.count)
+            chosen, shard = numbers == number, self.shards[number]
+            gathered[chosen] = content(shard)[rows[chosen] - (self._ends[number] - shard.count)]
+        return gathered
 
     def _open_map(self, shard: Shard) -> np.ndarray:
         if shard not in self._trusted:
             _check(shard.records, shard.records_sha256)
             self._trusted.add(shard)
-        return np.memmap(shard.records, dtype=self.record, mode="r", shape=(shard.count,))
+        return np.asarray(np.memmap(shard.records, dtype=self.record, mode="r", shape=(shard.count,)))
 
     def _open_keys(self, shard: Shard) -> np.ndarray:
         _check(shard.keys, shard.keys_sha256)

@@ -14,14 +14,18 @@ from stillhouse.store.identity import identity_of
 from stillhouse.store.shards import Store
 from stillhouse.teachers.frozen import Teacher
 
+COMPARED, EVERY = 32, 8
+"""Inputs that are hashed and compared at a time, in each eighth batch."""
+
 
 class StoredTeacher(nn.Module):
     """Serves a source's batches from a store, in place of the teacher the store was built from.
 
-    Every served input is compared, by its hash, with the one the store was built on: an augmented
-    image, an edited text or a rollout is an error, never another input's target. A live teacher
-    answers what the store lacks: in the store's own layout beside stored answers, so that the targets
-    of a batch are alike, and as it is where nothing of a batch is stored (rollouts).
+    Inputs are compared, by their hashes, with those the store was built on, all of the first batch
+    and some of each eighth later one, in turn: augmented images, edited texts and rollouts are an error
+    and not silently another input's target. A live teacher answers what the store lacks: in the
+    store's own layout beside stored answers, so that the targets of a batch are alike, and as it is
+    where nothing of a batch is stored (rollouts).
 
     Raises StillhouseError when the store is another teacher's than `live`, holds none of the
     source's inputs, or lacks some and there is no live teacher; and on a batch as told above.
@@ -36,7 +40,8 @@ class StoredTeacher(nn.Module):
         """Examples answered from the store."""
         self.asked = 0
         """Examples answered at all."""
-        self._rows = torch.from_numpy(store.rows(source))
+        self._batches = 0
+        self._rows = store.rows(source)
         self._agree(source)
 
     def _agree(self, source: Source) -> None:
@@ -66,39 +71,54 @@ class StoredTeacher(nn.Module):
         wants = list(wants)
         device = next(iter(batch.values())).device
         rows = self._rows_of(batch)
+        self._compare(batch, rows)
         stored = rows >= 0
+        served = int(stored.sum())
         self.asked += len(rows)
-        self.served += int(stored.sum())
-        if self.live is not None and not stored.any() and set(wants) <= self.store.layouts.keys():
-            return self.live.signals(batch, wants)
-        if stored.all():
+        self.served += served
+        if served == len(rows):
             records = self.store.records(rows)
+        elif self.live is not None and not served and set(wants) <= self.store.layouts.keys():
+            return self.live.signals(batch, wants)
         else:
             records = np.empty(len(rows), dtype=self.store.record)
             records[stored] = self.store.records(rows[stored])
             records[~stored] = self.store.encode(self._live_signals(batch, ~stored))
-        return {name: value.to(device, non_blocking=True) for name, value in self.store.decode(records, wants).items()}
+        signals = self.store.decode(records, wants)
+        return {name: value.to(device, non_blocking=True) for name, value in signals.items()}
 
     def _rows_of(self, batch: Batch) -> np.ndarray:
         """The record of each example of the batch [B], -1 where there is none."""
         if "index" not in batch:
             return np.full(len(next(iter(batch.values()))), -1, dtype=np.int64)
-        index = batch["index"].cpu()
-        if len(index) and int(index.max()) >= len(self._rows):
+        index = batch["index"].cpu().numpy()
+        try:
+            return self._rows[index]
+        except IndexError as error:
             raise StillhouseError(
-                f"the batch has index {int(index.max())}, and the source {len(self._rows):,} examples"
-            )
-        rows = self._rows[index].numpy()
-        stored = np.flatnonzero(rows >= 0)
-        seen, kept = self.store.keys_of(batch)[stored], self.store.keys(rows[stored])
+                f"the batch has index {index.max()}, and the source {len(self._rows):,} examples"
+            ) from error
+
+    def _compare(self, batch: Batch, rows: np.ndarray) -> None:
+        """Hash inputs of the batch: are they those that the records were made from?"""
+        turn, late = divmod(self._batches, EVERY)
+        self._batches += 1
+        if late:
+            return
+        first = turn * COMPARED % len(rows)
+        last = first + COMPARED if turn else len(rows)
+        stored = rows[first:last] >= 0
+        if not stored.any():
+            return
+        seen = self.store.keys_of({n: batch[n][first:last] for n in self.store.inputs if n in batch})[stored]
+        kept = self.store.keys(rows[first:last][stored])
         if seen.tobytes() != kept.tobytes():
-            changed = stored[seen != kept]
+            changed = batch["index"][first:last].cpu()[torch.from_numpy(stored)][torch.from_numpy(seen != kept)]
             raise StillhouseError(
-                f"{len(changed)} of {len(rows)} inputs are not those that {self.store.folder} was built on, "
-                f"the first at index {int(batch['index'][changed[0]])}: they were augmented, edited or "
-                "generated; turn that off, or use the live teacher"
+                f"{len(changed)} of {len(seen)} inputs are not those that {self.store.folder} was built on, "
+                f"the first at index {int(changed[0])}: they were augmented, edited or generated; "
+                "turn that off, or use the live teacher"
             )
-        return rows
 
     def _live_signals(self, batch: Batch, missing: np.ndarray) -> Signals:
         if self.live is None:
