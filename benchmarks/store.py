@@ -2,8 +2,9 @@
 
     python benchmarks/store.py [--root DATA] [--examples N] [--repeats R] [--threads T]
 
-Three students take turns in one process, through the engine: alone (cross-entropy on labels), with
-stored targets (cross-entropy and KL to the store's logits), with the live teacher. Prints one JSON
+Four students take turns in one process, through the engine: alone (cross-entropy on labels); with
+targets (cross-entropy and KL to the teacher's logits) from a tensor in memory, from a store, and from
+the live teacher. The tensor shows what the divergence costs by itself. Prints one JSON
 object: medians of the seconds of an epoch, and the median of the ratios to the student alone within
 each run; both also in processor time, which other work on the machine disturbs less. The networks
 have random weights: what the targets say costs no time.
@@ -20,12 +21,14 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Facts, Source, Stage
+from stillhouse.engine.contracts import Batch, Facts, Signals, Source, Stage
 from stillhouse.engine.events import Events
 from stillhouse.engine.folder import RunFolder
 from stillhouse.engine.loop import Loop
@@ -50,6 +53,17 @@ ON_LABELS = [{"signal": "labels", "by": "cross_entropy"}]
 ON_BOTH = [*ON_LABELS, {"signal": "logits", "by": "kl", "temperature": 1.0}]
 
 
+class InMemory(nn.Module):
+    """Targets that cost nothing to get."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def signals(self, batch: Batch, wants: Iterable[str] = ("logits",)) -> Signals:
+        return {"logits": self.logits[batch["index"]]}
+
+
 class Case:
     """Data, two networks, and the store of the one's answers."""
 
@@ -62,8 +76,10 @@ class Case:
         batch_size: int,
         layout: Layout,
         folder: Path,
+        epochs: int = 1,
     ) -> None:
         self.source, self.facts, self.student, self.batch_size, self.folder = source, facts, student, batch_size, folder
+        self.epochs = epochs
         self.teacher = Frozen(self.model(teacher))
         began = time.perf_counter()
         self.store = build_store(
@@ -77,23 +93,24 @@ class Case:
         return Model(kind.build(self.facts), view)
 
     def epoch(self, teacher: Any) -> tuple[float, float]:
-        """Wall-clock and processor seconds of one epoch of a new student."""
+        """Wall-clock and processor seconds of an epoch of a new student, the mean of `epochs` of them."""
         example = self.source.fetch(torch.arange(4), None)
         terms = ON_LABELS if teacher is None else ON_BOTH
         method = Match.model_validate({"terms": terms}).build(
             Roles(self.model(self.student), teacher, self.facts, example)
         )
-        train = Train(epochs=1, batch_size=self.batch_size, optimizer=SGD(lr=0.01))
+        train = Train(epochs=self.epochs, batch_size=self.batch_size, optimizer=SGD(lr=0.01))
         stage = Stage("student", method, self.source, train)
         with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder)) as opened:
             loop = Loop(stage, process=Process("cpu"), folder=opened, events=Events(), seed=0)
             wall, processor = time.perf_counter(), time.process_time()
             loop.run()
-            return time.perf_counter() - wall, time.process_time() - processor
+            return (time.perf_counter() - wall) / self.epochs, (time.process_time() - processor) / self.epochs
 
     def measure(self, repeats: int) -> dict[str, Any]:
         stored = StoredTeacher(Store.open(self.folder / "store"), self.source)
-        arms = {"alone": None, "stored": stored, "live": self.teacher}
+        in_memory = InMemory(stored.store.read(torch.arange(len(stored.store)))["logits"])
+        arms = {"alone": None, "in_memory": in_memory, "stored": stored, "live": self.teacher}
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
         for run in range(repeats + 1):
             for name, teacher in arms.items():
@@ -124,7 +141,7 @@ def _compared(taken: dict[str, list[tuple[float, float]]], clock: int) -> dict[s
 
 def digits_case(folder: Path, examples: int) -> Case:
     data = Digits(shift=0).build()
-    return Case(data.train, data.facts, ResNet(depth=20, width=32), ConvNet(width=8), 64, Dense(), folder)
+    return Case(data.train, data.facts, ResNet(depth=20, width=32), ConvNet(width=8), 64, Dense(), folder, epochs=4)
 
 
 def cifar10_case(folder: Path, examples: int, real: bool) -> Case:
