@@ -17,21 +17,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stillhouse.engine.contracts import Batch, Data, Facts, Loss, Losses, Method, Player, Source, Turn
     from stillhouse.errors import StillhouseError
+    from stillhouse.objectives.divergences import cross_entropy, forward_kl, generalised_jsd, reverse_kl
     from stillhouse.recipe.execute import Run, distill, resume
     from stillhouse.recipe.schema import Recipe
     from stillhouse.recipe.text import RecipeError, dump, load, python_program
     from stillhouse.taps import Taps
     from stillhouse.teachers.frozen import Frozen
+    from stillhouse.teachers.trainer import Taught
     from stillhouse.views.model import Model
 
 _HOMES = {
     "stillhouse.engine.contracts": "Batch Data Facts Loss Losses Method Player Source Turn",
     "stillhouse.errors": "StillhouseError",
+    "stillhouse.objectives.divergences": "cross_entropy forward_kl generalised_jsd reverse_kl",
     "stillhouse.recipe.execute": "Run distill resume",
     "stillhouse.recipe.schema": "Recipe",
     "stillhouse.recipe.text": "RecipeError dump load python_program",
     "stillhouse.taps": "Taps",
     "stillhouse.teachers.frozen": "Frozen",
+    "stillhouse.teachers.trainer": "Taught",
     "stillhouse.views.model": "Model",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
@@ -52,12 +56,17 @@ __all__ = [
     "Source",
     "StillhouseError",
     "Taps",
+    "Taught",
     "Turn",
+    "cross_entropy",
     "distill",
     "dump",
+    "forward_kl",
+    "generalised_jsd",
     "load",
     "python_program",
     "resume",
+    "reverse_kl",
 ]
 
 

@@ -39,4 +39,8 @@ Root = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, mps [default: the fastest].")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Track = Annotated[
+    str | None,
+    typer.Option(metavar="T", help="Log to tensorboard, trackio or wandb as well, under the run folder."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.", show_default=False)]

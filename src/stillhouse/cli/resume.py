@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stillhouse.cli.options import Json, Quiet, RunFolder, command
+from stillhouse.cli.options import Json, Quiet, RunFolder, Track, command
 from stillhouse.cli.output import is_first_process, path_for_reading, print_json, stdout_for_json
 
 app = command()
@@ -11,6 +11,7 @@ app = command()
 @app.command()
 def resume(
     run: RunFolder,
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -25,7 +26,7 @@ def resume(
     from stillhouse.recipe.execute import resume as go_on
 
     with stdout_for_json(json):
-        done = go_on(run, progress=False if quiet else None)
+        done = go_on(run, progress=False if quiet else None, track=track)
     if not is_first_process():
         return
     if json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stillhouse.cli.options import Device, Json, Overrides, Plugins, Quiet, Recipe, Root, command
+from stillhouse.cli.options import Device, Json, Overrides, Plugins, Quiet, Recipe, Root, Track, command
 from stillhouse.cli.output import is_first_process, path_for_reading, print_json, stdout_for_json
 
 app = command()
@@ -22,6 +22,7 @@ def run(
     device: Device = None,
     plugin: Plugins = None,
     root: Root = None,
+    track: Track = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,8 @@ def run(
     from stillhouse.recipe.execute import distill
 
     with stdout_for_json(json):
-        done = distill(loaded, out=out, device=device, progress=False if quiet else None, plugins=plugin or ())
+        shown = False if quiet else None
+        done = distill(loaded, out=out, device=device, progress=shown, plugins=plugin or (), track=track)
     if not is_first_process():
         return
     if json:

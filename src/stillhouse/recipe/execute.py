@@ -16,6 +16,7 @@ from stillhouse.engine.loop import Loop
 from stillhouse.engine.paths import root, set_root
 from stillhouse.engine.process import Process
 from stillhouse.engine.progress import progress as progress_view
+from stillhouse.engine.trackers import tracker
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.statistics import effect
@@ -58,6 +59,7 @@ def distill(
     progress: bool | None = None,
     listeners: Sequence[Listener] = (),
     plugins: Sequence[str | Path] = (),
+    track: str | None = None,
 ) -> Run:
     """Run a recipe from its start and leave a run folder.
 
@@ -65,8 +67,9 @@ def distill(
         out: the folder; by default `runs/<name>`, or the first of `runs/<name>-2`, ... that is free.
         device: "cpu", "cuda", ...; by default the fastest there is.
         progress: False shows nothing.
-        listeners: more listeners to the run's events (trackers).
+        listeners: more listeners to the run's events.
         plugins: files whose kinds the recipe uses; a resumed run loads them again.
+        track: "tensorboard", "trackio" or "wandb", fed under the run folder; a resumed run goes on with it.
 
     Raises StillhouseError when the folder holds a run already; RunFailed, Interrupted.
     """
@@ -78,17 +81,26 @@ def distill(
         raise StillhouseError(
             f"{folder} holds a run already: go on with `stillhouse resume {folder}`, or choose another --out"
         )
+    listeners = [*listeners, *_trackers(track, folder, process)]
     with RunFolder(folder, writes=process.first) as opened:
         if process.first:
-            launch = {"device": device, "root": str(root()), "plugins": [str(Path(p).resolve()) for p in plugins]}
+            plugged = [str(Path(p).resolve()) for p in plugins]
+            launch = {"device": device, "root": str(root()), "plugins": plugged, "track": track}
             write_json(folder / "launch.json", launch)
             write_text(folder / "recipe.yaml", dump(recipe))
         return _run(recipe, opened, process, progress, listeners)
 
 
-def resume(folder: str | Path, *, progress: bool | None = None, listeners: Sequence[Listener] = ()) -> Run:
+def resume(
+    folder: str | Path,
+    *,
+    progress: bool | None = None,
+    listeners: Sequence[Listener] = (),
+    track: str | None = None,
+) -> Run:
     """Go on with a run that was stopped or killed; nothing is done for one that is finished.
 
+    Args: as `distill`'s; without `track`, the tracker that the run was started with.
     Raises StillhouseError when the folder holds no run.
     """
     from stillhouse.recipe.text import load
@@ -103,8 +115,15 @@ def resume(folder: str | Path, *, progress: bool | None = None, listeners: Seque
     for plugin in launch["plugins"]:
         load_plugin(plugin)
     process = Process(launch["device"])
+    listeners = [*listeners, *_trackers(track or launch.get("track"), folder, process)]
     with RunFolder(folder, writes=process.first) as opened:
         return _run(load(folder / "recipe.yaml"), opened, process, progress, listeners)
+
+
+def _trackers(name: str | None, folder: Path, process: Process) -> list[Listener]:
+    """The run's tracker, in the process that writes; every process finds out if it is not installed."""
+    found = [] if name is None else [tracker(name, folder)]
+    return found if process.first else []
 
 
 def _run(

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from stillhouse.engine.contracts import Batch, Signals
-from stillhouse.views.model import Model
+from stillhouse.views.asis import AsIsView
+from stillhouse.views.model import Model, View
 
 
 class Teacher(Protocol):
@@ -22,10 +24,15 @@ class Frozen(Model):
 
     `train()` changes nothing, so that a parent module's `train()` cannot put the teacher's
     batch norm back into training mode.
+
+    In a loop of one's own any module will do: `teacher = Frozen(network)`, then `teacher(x)` or
+    `teacher(**batch)` gives what the network gives. It is the network itself that is frozen, not a
+    copy: freeze `copy.deepcopy(network)` where the network is to learn on.
     """
 
-    def __init__(self, model: Model) -> None:
-        super().__init__(model.network, model.view)
+    def __init__(self, model: Model | nn.Module) -> None:
+        view: View = model.view if isinstance(model, Model) else AsIsView()
+        super().__init__(model.network if isinstance(model, Model) else model, view)
         self.requires_grad_(False)
         super().train(False)
 
