@@ -65,16 +65,17 @@ def assert_same(folder: Path, whole: Path) -> None:
 
 def test_killed_at_random_moments(tmp_path: Path, whole: Path):
     moments = random.Random(2)
-    folder, kills = tmp_path / "run", 0
+    folder, kills, rounds = tmp_path / "run-0", 0, 0
     began = time.perf_counter()
     assert run_in_child(tmp_path / "timed") == 0
     length = time.perf_counter() - began
     while kills < 6:
-        if run_in_child(folder, seconds=moments.uniform(0.15, 0.6) * length) == -signal.SIGKILL:
+        if run_in_child(folder, seconds=moments.uniform(0.1, 0.5) * length) == -signal.SIGKILL:
             kills += 1
-        elif kills < 6:  # done before the kill: start another one
+        else:  # it was done before the kill: look at it, and start another one
             assert_same(folder, whole)
-            folder = tmp_path / f"run-{kills}"
+            rounds += 1
+            folder = tmp_path / f"run-{rounds}"
     assert run_in_child(folder) == 0
     assert_same(folder, whole)
 
