@@ -216,6 +216,8 @@ def _teacher_knows(recipe: Recipe, builder: Builder, report: Report) -> None:
     spec = recipe.teacher
     if spec is None or spec.network is None or not builder.comes_with_weights(spec):
         return
+    if spec.sampler is not None:
+        return  # a generator: it is asked for samples, not for answers
     teacher = builder.frozen_teacher(spec, "teacher")
     source = builder.data.validation
     batch = source.fetch(torch.arange(min(JUDGED, len(source))), None)
