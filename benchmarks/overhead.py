@@ -134,7 +134,7 @@ def classification(
 
 def linear(rounds: int) -> dict[str, float]:
     """A linear student on wide inputs, whose bare step takes a few milliseconds."""
-    facts = Facts("classification", (3, 64, 64), 100)
+    facts = Facts("classification", (3, 32, 32), 100)
     images, labels = torch.rand(1024, *facts.shape), torch.randint(100, (1024,))
     source = ImageArray(images, labels, fingerprint="noise")
     nets = MLP().build(facts), MLP().build(facts)

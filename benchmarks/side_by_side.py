@@ -57,7 +57,7 @@ def machine() -> dict[str, object]:
     }
 
 
-def save(name: str, results: dict[str, object]) -> None:
+def save(name: str, results: Mapping[str, object]) -> None:
     """Print the figures and keep them under benchmarks/results/."""
     text = json.dumps({"machine": machine(), **results}, indent=1)
     RESULTS.mkdir(exist_ok=True)
