@@ -444,8 +444,8 @@ def test_the_python_program_builds_an_equal_recipe(name: str) -> None:
 
 def test_the_python_program_leaves_defaults_out() -> None:
     program = python_program(load("kd-digits"))
-    assert "Trained(epochs=15.0)" in program
-    assert "weight_decay" not in program
+    assert "train=Train(steps=1500, batch_size=50, optimizer=AdamW(lr=0.004))" in program
+    assert "schedule" not in program
 
 
 def test_equality_would_notice_a_difference() -> None:
