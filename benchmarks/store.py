@@ -4,8 +4,8 @@
 
 Four students take turns in one process, through the engine: alone (cross-entropy on labels); with
 targets (cross-entropy and KL to the teacher's logits) from a tensor in memory, from a store, and from
-the live teacher. The tensor shows what the divergence costs by itself. Prints one JSON
-object: medians of the seconds of an epoch, and the median of the ratios to the student alone within
+the live teacher. The tensor shows what the divergence costs by itself. Gives
+medians of the seconds of an epoch, and the median of the ratios to the student alone within
 each run; both also in processor time, which other work on the machine disturbs less. The networks
 have random weights: what the targets say costs no time.
 
@@ -17,7 +17,6 @@ given; `text`, a Llama of two layers, 4 x 256 tokens a batch and 32,000 words, t
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -28,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from side_by_side import save
 from stillhouse.engine.contracts import Batch, Facts, Signals, Source, Stage
 from stillhouse.engine.events import Events
 from stillhouse.engine.folder import RunFolder
@@ -182,8 +182,7 @@ def main() -> None:
     for name in chosen.cases:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = made[name](Path(folder)).measure(chosen.repeats)
-    environment = {"torch": torch.__version__, "threads": chosen.threads, "repeats": chosen.repeats}
-    print(json.dumps({"benchmark": "store", "environment": environment, "cases": found}, indent=1))
+    save("store", found)
 
 
 if __name__ == "__main__":

@@ -62,5 +62,3 @@ class Match(Method):
         teacher = self._teacher_signals(roles.example)
         parts = {term.name: term.part(student, teacher) for term in self.terms}
         return {name: part for name, part in parts.items() if part is not None}
-
-

@@ -86,5 +86,3 @@ def _advice(signal: str) -> str:
             "give both the same data and tokenizer"
         )
     return "Set `project: linear` (vectors) or `project: conv` (feature maps), or tap layers of the same width"
-
-
