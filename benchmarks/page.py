@@ -19,8 +19,8 @@ process and reports medians, and ratios pair by pair; absolute times are of one 
 Run them again with `python benchmarks/overhead.py`, `startup.py`, `store.py` and `scaling.py`.
 """
 NOTES = {
-    "overhead": "A step of the engine against a hand-written PyTorch loop with the same networks, batches, loss and fused "
-    "optimizer. Targets: vision at most 1.03, language and two-players at most 1.05, linear at most 100 microseconds more.",
+    "overhead": "A step of the engine against a hand-written PyTorch loop with the same networks, batches, loss and "
+    "fused optimizer. Targets: vision at most 1.03, language and two-players at most 1.05, linear at most 100 us more.",
     "startup": "Whole processes. Targets: help 0.3 s, list papers 0.6 s, check kd-digits 4 s, first step 8 s.",
     "store": "An epoch of training with stored targets against training the student alone. Target: at most 1.1.",
     "scaling": "Time of a step against batch size, the student's multiply-adds, and examples in the data; "
