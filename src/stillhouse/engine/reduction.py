@@ -40,13 +40,15 @@ def total(losses: Losses, process: Process) -> tuple[Tensor, dict[str, Tensor]]:
         counts = torch.stack([torch.as_tensor(c, dtype=torch.float64, device=process.device) for _, c in sums.values()])
         process.sum(counts)
         sums = {name: (value, counts[i]) for i, (name, (value, _)) in enumerate(sums.items())}
-    terms = {name: value / _at_least_one(count) for name, (value, count) in sums.items()}
     whole: Tensor | None = None
-    for name, term in terms.items():
-        weighted = term * losses[name].weight
+    terms: dict[str, Tensor] = {}
+    for name, (value, count) in sums.items():
+        share = 1 / _at_least_one(count)
+        weighted = value * (losses[name].weight * share)
         whole = weighted if whole is None else whole + weighted
+        terms[name] = value.detach() * share
     assert whole is not None, "a turn gave no loss"
-    return whole, {name: term.detach() for name, term in terms.items()}
+    return whole, terms
 
 
 def shared_count(losses: Losses) -> float:
