@@ -89,7 +89,7 @@ HOSTILE = [
     "!!binary gASVHAAAAAAAAACMBXBvc2l4lIwGc3lzdGVtlJOUjARleGl0lIWUUpQu",
     "!!timestamp 2024-01-01",
     "!import_call {key: os.system}",
-    "../../../../tmp/x",
+    "../../../../x",
     f"'; touch {CANARY}; '",
     f"$(touch {CANARY})",
     f"{{{{''.__class__.__mro__[1].__subclasses__()}}}} {CANARY}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,8 +87,3 @@ class Events:
     def close(self) -> None:
         for listener in self.listeners:
             listener.close()
-
-
-def listeners(found: Iterable[Listener | None]) -> Events:
-    """Events for those listeners that are there."""
-    return Events([listener for listener in found if listener is not None])
