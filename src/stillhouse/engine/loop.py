@@ -21,6 +21,7 @@ from stillhouse.engine.process import Process
 from stillhouse.engine.reduction import first_nonfinite, nonfinite_error, shared_count, summed, total
 from stillhouse.engine.seeds import derive, global_states, restore_global_states, seed_everything
 from stillhouse.engine.settings import Train
+from stillhouse.engine.sharding import gathered, local
 from stillhouse.engine.stop import StopRequest
 from stillhouse.errors import Interrupted, RunFailed, StillhouseError
 
@@ -131,6 +132,7 @@ class Loop:
         self.scaler.unscale_(trainer.optimizer) if self.scaler.is_enabled() else None
         if trainer.clip is not None:
             norm = nn.utils.clip_grad_norm_(trainer.parameters, trainer.clip)
+            norm = gathered(norm)
             if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
                 self._nonfinite(trainer.name, "the gradient")
                 return
@@ -146,7 +148,7 @@ class Loop:
             losses = self._losses(turn)
             whole, terms = total(losses, self.process)
             self.scaler.scale(whole).backward()
-            return terms, self._global(whole)
+            return self._everywhere(terms, whole.detach())
         return self._accumulate(turn)
 
     def _accumulate(self, turn: Turn) -> tuple[dict[str, Tensor], Tensor]:
@@ -171,7 +173,7 @@ class Loop:
         for parameter in self.players[turn.player].parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)
-        return {name: term * factor for name, term in terms.items()}, self._global(whole * factor)
+        return self._everywhere({name: term * factor for name, term in terms.items()}, whole * factor)
 
     def _losses(self, turn: Turn) -> Losses:
         if turn.fresh or self.batch is None:
@@ -182,8 +184,12 @@ class Loop:
             self.window.add(losses.notes)
         return losses
 
-    def _global(self, whole: Tensor) -> Tensor:
-        return self.process.sum(whole.detach().clone()) if self.process.world > 1 else whole.detach()
+    def _everywhere(self, terms: dict[str, Tensor], whole: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The terms and their weighted sum over all processes."""
+        if self.process.world == 1:
+            return terms, whole
+        whole, *values = self.process.sum(torch.stack([whole, *terms.values()]))
+        return dict(zip(terms, values, strict=True)), whole
 
     def _turn_of(self, name: str) -> Trainer:
         if name not in self.players:
@@ -251,13 +257,14 @@ class Loop:
     def save(self) -> None:
         """Write a checkpoint, after a look that the weights are finite."""
         for name, trainer in self.players.items():
-            if not all(bool(torch.isfinite(p).all()) for p in trainer.parameters):
+            finite = all(bool(torch.isfinite(local(p)).all()) for p in trainer.parameters)
+            if self.process.agree(not finite)[0]:
                 raise RunFailed(
                     f"stage {self.stage.name!r}, step {self.step}: the weights of player {name!r} are not finite; "
                     f"they are not saved. {self._last_good()} Lower the learning rate or set train.clip"
                 )
         if self._saved_step != self.step:
-            state = self.state_dict()
+            state = gathered(self.state_dict(), keep=self.process.first)
             if self.process.first:
                 path = self.checkpoints.save(self.stage.name, self.step, state)
                 self.events.send(Saved(self.stage.name, self.step, path))
@@ -325,7 +332,7 @@ class Loop:
             player.parts.train()
             if self.train.compile:
                 player.module.compile()
-        return {name: Trainer(name, player, self.train) for name, player in players.items()}
+        return {name: Trainer(name, player, self.train, self.process) for name, player in players.items()}
 
     def _length(self) -> int:
         if self.train.steps is not None:

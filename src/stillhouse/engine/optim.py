@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from stillhouse.engine.contracts import Player
+from stillhouse.engine.process import Process
 from stillhouse.engine.settings import OptimizerKind, PlayerSettings, Train
+from stillhouse.engine.sharding import placed, shard
 
 
 def build_optimizer(kind: OptimizerKind, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -37,9 +39,17 @@ def learning_rate_factor(schedule: str, warmup: float, step: int, steps: int) ->
 class Trainer:
     """One player with its optimizer, its schedule, its clipping and its average."""
 
-    def __init__(self, name: str, player: Player, train: Train) -> None:
+    def __init__(self, name: str, player: Player, train: Train, process: Process) -> None:
         own = train.players.get(name, PlayerSettings())
         self.name, self.player = name, player
+        decay = own.ema if own.ema is not None else train.ema
+        if player.decay is None:
+            player.decay = decay
+        if player.decay is not None and player.average is None:
+            player.average = frozen_copy(player.module)
+        if process.sharded:
+            for module in (player.module, *player.parts.values(), *([player.average] if player.average else [])):
+                shard(module, process.device)
         self.parameters = [p for p in player.parameters() if p.requires_grad]
         self.schedule = own.schedule or train.schedule
         self.warmup = train.warmup if own.warmup is None else own.warmup
@@ -47,11 +57,6 @@ class Trainer:
         self.optimizer = build_optimizer(own.optimizer or train.optimizer, self.parameters)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.lr = self.peaks[0]
-        decay = own.ema if own.ema is not None else train.ema
-        if player.decay is None:
-            player.decay = decay
-        if player.decay is not None and player.average is None:
-            player.average = frozen_copy(player.module)
 
     def set_learning_rate(self, step: int, steps: int) -> None:
         factor = learning_rate_factor(self.schedule, self.warmup, step, steps)
@@ -86,11 +91,12 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.player.module.load_state_dict(state["module"])
-        self.player.parts.load_state_dict(state["parts"])
-        if self.player.average is not None:
-            self.player.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        held = {"module": self.player.module, "parts": self.player.parts, "average": self.player.average}
+        for name, module in held.items():
+            if module is not None:
+                module.load_state_dict(placed(state[name], module.state_dict()))
+        moments = {i: placed(of, self.parameters[i]) for i, of in state["optimizer"]["state"].items()}
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": moments})
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
 
+from stillhouse.engine.sharding import sharding_asked
 from stillhouse.errors import StillhouseError
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -20,8 +21,9 @@ class Process:
     """One of `world` processes started by `accelerate launch` or `torchrun`, or the only one."""
 
     def __init__(self, device: str | None = None) -> None:
-        state = PartialState(cpu=device == "cpu")
+        state = PartialState(cpu=device == "cpu" or not torch.accelerator.is_available())
         self.rank, self.world = state.process_index, state.num_processes
+        self.sharded = self.world > 1 and sharding_asked()
         self.device = (state.device or torch.device("cpu")) if device is None else _device(device)
 
     @property
@@ -41,8 +43,8 @@ class Process:
         return values
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up every process's gradients, in one message for each dtype."""
-        if self.world == 1:
+        """Add up every process's gradients, in one message for each dtype; sharded ones were summed on the way."""
+        if self.world == 1 or self.sharded:
             return
         by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in parameters:
@@ -75,6 +77,24 @@ class Process:
         """Until every process is here."""
         if self.world > 1:
             dist.barrier()
+
+
+def from_first(value: Tensor) -> Tensor:
+    """The first process's value in every process, in place.
+
+    A method whose control flow hangs on a random draw takes it through this: where players are sharded,
+    every process has to call them equally often.
+    """
+    if dist.is_initialized():
+        dist.broadcast(value, 0)
+    return value
+
+
+def anywhere(flag: Tensor) -> bool:
+    """Whether any process raised this flag; every process has to ask."""
+    raised = flag.float()
+    dist.all_reduce(raised)
+    return bool(raised)
 
 
 def _device(name: str) -> torch.device:

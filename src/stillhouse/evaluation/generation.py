@@ -112,8 +112,8 @@ def sampler(arm: Arm, metric: str) -> Callable[[Tensor, torch.Generator], Tensor
     shape = getattr(arm.model.network, "shape", None)
     if arm.sampler is None or back is None or shape is None:
         raise StillhouseError(
-            f"{metric} is for generators of images, and {arm.name} is none: give it a network that denoises, an image "
-            f"view and a sampler (sampler: heun, say), or leave {metric} out of 'evaluate'"
+            f"{metric} is for generators of images, and the arm {arm.name!r} is not one: give it a network that "
+            f"denoises, an image view and a sampler (sampler: heun, say), or leave {metric} out of 'evaluate'"
         )
 
     def sample(labels: Tensor, rng: torch.Generator) -> Tensor:

@@ -11,7 +11,7 @@ Algorithm: for each batch,
     KL is the on-policy distillation of section 3.
 Roles: student; teacher, reading the same tokens.
 Deviations: the prompt of running text is the beginning of its block, and on data every labelled
-    token of the block counts as y. u is drawn for each micro-batch of each process.
+    token of the block counts as y. u is drawn for each micro-batch of all processes.
 Limits: teacher and student share a vocabulary. Prompts of a batch have one length.
 """
 
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import torch
 
 from stillhouse.engine.contracts import Batch, Losses, Method, Player, Turn
+from stillhouse.engine.process import from_first
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.kinds import GKD as GKDKind
 from stillhouse.methods.roles import Roles
@@ -46,7 +47,7 @@ class GKD(Method):
         yield Turn("student", self.update_student)
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
-        on_policy = bool(torch.rand((), generator=rng, device=rng.device) < self.kind.student_data_fraction)
+        on_policy = bool(from_first(torch.rand((), generator=rng, device=rng.device)) < self.kind.student_data_fraction)
         if on_policy:
             batch = self.written(batch, rng)
         student = self.student.module.signals(batch)  # logits [B, T-1, V]

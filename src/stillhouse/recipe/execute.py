@@ -16,6 +16,7 @@ from stillhouse.engine.loop import Loop
 from stillhouse.engine.paths import root, set_root
 from stillhouse.engine.process import Process
 from stillhouse.engine.progress import progress as progress_view
+from stillhouse.engine.sharding import gathered
 from stillhouse.engine.trackers import tracker
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context, Findings
@@ -155,7 +156,7 @@ def run_stage(builder: Builder, stage: Any, process: Process, folder: RunFolder,
         loop = Loop(builder.stage(stage), process=process, folder=folder, events=events, seed=builder.recipe.seed)
         done = loop.run()
         final = done.method.players()[done.keeps].final
-        state = {name: value.detach().cpu() for name, value in final.network.state_dict().items()}
+        state = {name: value.detach().cpu() for name, value in gathered(final.network.state_dict()).items()}
         kept = {"network": state, "ledger": loop.ledger.state_dict(), "told": _told(done, events)}
         if process.first:
             write_summed(folder.stages, stage.name, kept)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch
+from stillhouse.engine.process import anywhere
+from stillhouse.engine.sharding import is_sharded
 from stillhouse.errors import StillhouseError
 
 IGNORED = -100
@@ -59,6 +61,7 @@ def rollouts(
     written, masks = [prompts], [torch.ones_like(prompts)]
     going = torch.ones(len(prompts), dtype=torch.long, device=prompts.device)  # [B] 1 until a text has ended
     seen, past = prompts, None
+    sharded = is_sharded(next(network.parameters(), None))  # then every process has to call the network equally often
     with _evaluating(network):
         for _ in range(length):
             output = network(input_ids=seen, past_key_values=past, use_cache=True)
@@ -69,7 +72,7 @@ def rollouts(
             masks.append(going[:, None])
             if len(stops):
                 going = going * ~torch.isin(seen[:, 0], stops)
-                if not going.any():
+                if not (anywhere(going.any()) if sharded else going.any()):
                     break
     ids, mask = torch.cat(written, 1), torch.cat(masks, 1)
     labels = ids.masked_fill(mask == 0, IGNORED)
