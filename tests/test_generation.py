@@ -144,5 +144,5 @@ def test_sampling_cost_counts_calls(context: Context):
 def test_a_classifier_cannot_sample(context: Context, metric: str):
     classifier = Arm("student", Model(nn.Linear(2, 2), ImageView(Image())))
     kind = Frechet() if metric == "frechet" else SamplingCost()
-    with pytest.raises(StillhouseError, match="student is none"):
+    with pytest.raises(StillhouseError, match="student' is not one"):
         getattr(generation, metric)(kind, classifier, context)
