@@ -41,7 +41,7 @@ ON_POLICY = {
     "teacher": {"network": {"kind": "llama", "width": 16, "layers": 2, "heads": 2}, "weights": {"kind": "random"}},
     "student": {"network": {"kind": "llama", "width": 8, "layers": 2, "heads": 2}},
     "method": {"kind": "gkd", "student_data_fraction": 0.5, "prompt": 4, "rollout": 6},
-    "train": SHORT | {"steps": 8},
+    "train": SHORT | {"steps": 8, "accumulate": 2},
     "evaluate": ["perplexity"],
     "control": False,
 }

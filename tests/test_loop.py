@@ -245,6 +245,38 @@ def test_masked_values_take_no_part_even_when_not_finite(tmp_path: Path):
     loop(tmp_path, Padded()).run()
 
 
+def test_a_mask_of_weights_gives_a_weighted_mean(tmp_path: Path):
+    """Also where the weights add up to less than one."""
+
+    class Weighted(Regression):
+        def update(self, batch: Batch, rng: torch.Generator) -> Losses:
+            term = super().update(batch, rng)["squares"]
+            return Losses(squares=Loss(term.values, where=batch["mask"] * 0.01 + 1e-3))
+
+    method = Weighted()
+    run = loop(tmp_path, method, steps=1, batch_size=32, optimizer=SGD(lr=0.1, momentum=0.0))
+    weight, bias = (p.detach().clone().double().requires_grad_() for p in method.student.module.parameters())
+    run.run()
+    source = Numbers()
+    where = source.mask * 0.01 + 1e-3
+    squares = (source.x.double() @ weight.t() + bias - source.y.double()) ** 2
+    mean = (squares * where).sum() / where.sum()
+    mean.backward()
+    assert where.sum() < 1
+    assert weight.grad is not None
+    assert logged(tmp_path)[0]["losses"]["total/student"] == pytest.approx(mean.item(), rel=1e-5)
+    torch.testing.assert_close(method.student.module.weight.double(), weight - 0.1 * weight.grad, atol=1e-6, rtol=1e-6)
+
+
+def test_losses_that_train_nothing_are_refused(tmp_path: Path):
+    class Detached(Regression):
+        def update(self, batch: Batch, rng: torch.Generator) -> Losses:
+            return Losses(squares=super().update(batch, rng)["squares"].values.detach())
+
+    with pytest.raises(StillhouseError, match="none of the losses .squares. depends"):
+        loop(tmp_path, Detached()).run()
+
+
 def test_a_mask_of_another_shape_is_refused(tmp_path: Path):
     class Skewed(Regression):
         def update(self, batch: Batch, rng: torch.Generator) -> Losses:
@@ -265,16 +297,60 @@ def test_average_follows_its_closed_form(tmp_path: Path):
     assert method.student.final is method.student.average
 
 
-@pytest.mark.parametrize("precision", ["bf16"])
-def test_autocast_reaches_the_losses(tmp_path: Path, precision: str):
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_autocast_reaches_the_losses(tmp_path: Path, precision: str, dtype: torch.dtype):
     class Typed(Regression):
         def update(self, batch: Batch, rng: torch.Generator) -> Losses:
-            assert self.student(batch["x"]).dtype == torch.bfloat16
+            assert self.student(batch["x"]).dtype == dtype
             return super().update(batch, rng)
 
-    method = Typed()
-    loop(tmp_path, method, precision=precision).run()
+    method, plain = Typed(), Regression()
+    run = loop(tmp_path, method, precision=precision)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == "fp16")
+    run.run()
+    loop(tmp_path, plain, name="plain").run()
     assert method.student.module.weight.dtype == torch.float32
+    for a, b in zip(method.student.parameters(), plain.student.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=0.02, rtol=0.02)
+        assert not torch.equal(a, b)
+
+
+def test_a_half_precision_loss_is_summed_in_full(tmp_path: Path):
+    """4,096 ones: in bfloat16 the running sum stands still at 256, in half precision the last bits go."""
+
+    class Half(Method):
+        def __init__(self) -> None:
+            self.student = Player(nn.Linear(1, 1))
+
+        def schedule(self) -> Iterator[Turn]:
+            yield Turn("student", self.update)
+
+        def update(self, batch: Batch, rng: torch.Generator) -> Losses:
+            values = (0 * self.student.module.weight + 1).expand(4097, 1).to(torch.float16)
+            return Losses(large=Loss(values * 30), masked=Loss(values, where=torch.ones(4097, 1)))
+
+    loop(tmp_path, Half(), steps=1).run()
+    assert logged(tmp_path)[0]["losses"]["large"] == pytest.approx(30)
+    assert logged(tmp_path)[0]["losses"]["masked"] == pytest.approx(1)
+
+
+def test_fp16_gradients_that_overflow_are_passed_over_and_the_scale_is_kept(tmp_path: Path):
+    class Steep(Regression):
+        def update(self, batch: Batch, rng: torch.Generator) -> Losses:
+            return Losses(steep=Loss((self.student(batch["x"]) - batch["y"]) ** 2, weight=100.0))
+
+    run = loop(tmp_path, Steep(), steps=12, precision="fp16", optimizer=SGD(lr=1e-4, momentum=0.0), clip=10.0)
+    start = run.method.student.module.weight.detach().clone()
+    assert run.scaler.get_scale() == 2.0**16
+    run.advance()
+    assert torch.equal(run.method.student.module.weight, start), "the first scale is too large: no update"
+    assert run.scaler.get_scale() == 2.0**15
+    while run.step < 12:
+        run.advance()
+    assert not torch.equal(run.method.student.module.weight, start)
+    again = loop(tmp_path, Steep(), name="again", steps=12, precision="fp16", clip=10.0)
+    again.load_state_dict(run.state_dict())
+    assert again.scaler.get_scale() == run.scaler.get_scale() < 2.0**15
 
 
 def test_compiled_forward_gives_the_same_losses(tmp_path: Path):

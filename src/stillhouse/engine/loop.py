@@ -11,14 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.checkpoint import Checkpoints
-from stillhouse.engine.contracts import Batch, Loss, Losses, Stage, Turn
+from stillhouse.engine.contracts import Batch, Losses, Stage, Turn
 from stillhouse.engine.events import Events, Logged, Progress, Saved, StageBegins, StageEnds
 from stillhouse.engine.folder import RunFolder
 from stillhouse.engine.ledger import Ledger
 from stillhouse.engine.loader import Loader
 from stillhouse.engine.optim import Trainer
 from stillhouse.engine.process import Process
-from stillhouse.engine.reduction import first_nonfinite, nonfinite_error, shared_count, summed, total
+from stillhouse.engine.reduction import (
+    backward,
+    counted,
+    first_nonfinite,
+    means,
+    nonfinite_error,
+    shared_count,
+    summed,
+)
 from stillhouse.engine.seeds import derive, global_states, restore_global_states, seed_everything
 from stillhouse.engine.settings import Train
 from stillhouse.engine.sharding import gathered, local
@@ -123,16 +131,16 @@ class Loop:
         """Update one player on its losses; every other player's gradients are off meanwhile."""
         trainer = self._turn_of(turn.player)
         trainer.optimizer.zero_grad(set_to_none=True)
-        terms, whole = self._differentiate(turn)
-        values = whole.item()
-        if not math.isfinite(values):
+        losses, terms = self._differentiate(turn)
+        total = sum(loss.weight * terms[name] for name, loss in losses.items())
+        if not math.isfinite(total):
             self._nonfinite(trainer.name, f"the loss term {first_nonfinite(terms)!r}")
             return
         self.process.sum_gradients(trainer.parameters)
-        self.scaler.unscale_(trainer.optimizer) if self.scaler.is_enabled() else None
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(trainer.optimizer)
         if trainer.clip is not None:
-            norm = nn.utils.clip_grad_norm_(trainer.parameters, trainer.clip)
-            norm = gathered(norm)
+            norm = gathered(nn.utils.clip_grad_norm_(trainer.parameters, trainer.clip))
             if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
                 self._nonfinite(trainer.name, "the gradient")
                 return
@@ -140,40 +148,36 @@ class Loop:
         self.scaler.step(trainer.optimizer)
         self.scaler.update()
         trainer.update_average()
-        self.window.add({f"total/{trainer.name}": values, **terms})
+        self.window.add({f"total/{trainer.name}": total, **terms})
 
-    def _differentiate(self, turn: Turn) -> tuple[dict[str, Tensor], Tensor]:
-        """Leave the gradients of the global batch's loss in the player's parameters."""
-        if self.train.accumulate == 1:
-            losses = self._losses(turn)
-            whole, terms = total(losses, self.process)
-            self.scaler.scale(whole).backward()
-            return self._everywhere(terms, whole.detach())
-        return self._accumulate(turn)
+    def _differentiate(self, turn: Turn) -> tuple[Losses, dict[str, float]]:
+        """Leave the gradients of the global batch's loss in the player's parameters; the last losses and the means."""
+        if self.train.accumulate > 1:
+            return self._accumulate(turn)
+        losses = self._losses(turn)
+        counts = counted(losses, self.process)
+        backward(losses, counts, self.scaler)
+        return losses, dict(zip(losses, means(self.process.sum(summed(losses)), counts), strict=True))
 
-    def _accumulate(self, turn: Turn) -> tuple[dict[str, Tensor], Tensor]:
-        """The same over several micro-batches: each divided by the first one's count, put right at the end."""
+    def _accumulate(self, turn: Turn) -> tuple[Losses, dict[str, float]]:
+        """The same over several micro-batches: each divided by the first ones' count, put right at the end."""
         first = count = 0.0
-        terms: dict[str, Tensor] = {}
-        whole = torch.zeros((), device=self.process.device)
+        losses, sums = Losses(), torch.zeros((), device=self.process.device)
         for _ in range(self.train.accumulate):
             losses = self._losses(turn)
             own = shared_count(losses)
-            first = first or max(own, 1.0)
+            first = first or self._over_processes(own)
             count += own
-            scaled = sum((loss.weight * (own / first)) * _mean(loss, own) for loss in losses.values())
-            assert isinstance(scaled, Tensor)
-            self.scaler.scale(scaled).backward()
-            whole = whole + scaled.detach()
-            for name, loss in losses.items():
-                part = _mean(loss, own).detach() * (own / first)
-                terms[name] = terms[name] + part if name in terms else part
-        everywhere = float(self.process.sum(torch.tensor(count, dtype=torch.float64, device=self.process.device)))
-        factor = first / max(everywhere, 1.0)
+            backward(losses, [first] * len(losses), self.scaler)
+            sums = sums + summed(losses)
+        count = self._over_processes(count)
         for parameter in self.players[turn.player].parameters:
             if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-        return self._everywhere({name: term * factor for name, term in terms.items()}, whole * factor)
+                parameter.grad.mul_((first or 1.0) / (count or 1.0))
+        return losses, dict(zip(losses, means(self.process.sum(sums), [count] * len(losses)), strict=True))
+
+    def _over_processes(self, count: float) -> float:
+        return float(self.process.sum(torch.tensor(count, dtype=torch.float64, device=self.process.device)))
 
     def _losses(self, turn: Turn) -> Losses:
         if turn.fresh or self.batch is None:
@@ -353,7 +357,3 @@ def modules_of(stage: Stage) -> dict[str, nn.Module]:
         if len(player.parts):
             roles[f"{name}.parts"] = player.parts
     return roles
-
-
-def _mean(loss: Loss, count: float) -> Tensor:
-    return summed(loss)[0] / max(count, 1.0)

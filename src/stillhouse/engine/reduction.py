@@ -1,6 +1,13 @@
-"""From unreduced losses to the number that is differentiated: summed once, divided once."""
+"""From unreduced losses to gradients and means: every term is summed once and divided once.
+
+No sum enters the autograd graph. The gradient of `weight * sum(values * where) / count` is known,
+`weight * where / count` for each value, and the backward pass starts from it.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -9,46 +16,16 @@ from stillhouse.engine.contracts import Loss, Losses
 from stillhouse.engine.process import Process
 from stillhouse.errors import RunFailed, StillhouseError
 
-
-def summed(loss: Loss) -> tuple[Tensor, Tensor | int]:
-    """Sum of the values that count, and how many those are.
-
-    `where` may be boolean or a weight; a value that is masked out takes no part, even when it
-    is not finite.
-    """
-    if loss.where is None:
-        return loss.values.sum(), loss.values.numel()
-    where = loss.where
-    if where.shape != loss.values.shape:
-        raise StillhouseError(
-            f"a loss of shape {tuple(loss.values.shape)} came with a mask of shape {tuple(where.shape)}: "
-            "give one mask value for each loss value"
-        )
-    if where.dtype == torch.bool:
-        return loss.values.masked_fill(~where, 0.0).sum(), where.sum()
-    return torch.where(where != 0, loss.values * where, 0.0).sum(), where.sum()
+Count = Tensor | float
 
 
-def total(losses: Losses, process: Process) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of the terms, each divided by its count over all processes; and the terms.
-
-    Summed over the processes, the results and their gradients are those of the global batch.
-    A term in which nothing counts is zero.
-    """
-    sums = {name: summed(loss) for name, loss in losses.items()}
-    if process.world > 1:
-        counts = torch.stack([torch.as_tensor(c, dtype=torch.float64, device=process.device) for _, c in sums.values()])
-        process.sum(counts)
-        sums = {name: (value, counts[i]) for i, (name, (value, _)) in enumerate(sums.items())}
-    whole: Tensor | None = None
-    terms: dict[str, Tensor] = {}
-    for name, (value, count) in sums.items():
-        share = 1 / _at_least_one(count)
-        weighted = value * (losses[name].weight * share)
-        whole = weighted if whole is None else whole + weighted
-        terms[name] = value.detach() * share
-    assert whole is not None, "a turn gave no loss"
-    return whole, terms
+def counted(losses: Losses, process: Process) -> Sequence[Count]:
+    """How many values of each term count, over all processes: the sums of the masks."""
+    counts = [_count(loss) for loss in losses.values()]
+    if process.world == 1:
+        return counts
+    own = [torch.as_tensor(count, dtype=torch.float64, device=process.device) for count in counts]
+    return list(process.sum(torch.stack(own)))
 
 
 def shared_count(losses: Losses) -> float:
@@ -57,7 +34,7 @@ def shared_count(losses: Losses) -> float:
     Raises StillhouseError when terms count different things: what one micro-batch has to be
     divided by is then not known before the last one was seen.
     """
-    counts = {name: float(summed(loss)[1]) for name, loss in losses.items()}
+    counts = {name: float(_count(loss)) for name, loss in losses.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name}: {count:g}" for name, count in counts.items())
         raise StillhouseError(
@@ -67,9 +44,40 @@ def shared_count(losses: Losses) -> float:
     return next(iter(counts.values()))
 
 
-def first_nonfinite(terms: dict[str, Tensor]) -> str:
+def backward(losses: Losses, counts: Sequence[Count], scaler: torch.amp.GradScaler | None = None) -> None:
+    """Add the gradients of the weighted sum of the terms, each divided by its count, to the parameters'.
+
+    Raises StillhouseError when no term depends on anything that takes gradients.
+    """
+    roots, seeds = [], []
+    for loss, count in zip(losses.values(), counts, strict=True):
+        if loss.values.requires_grad:
+            roots.append(loss.values)
+            seeds.append(_seed(loss, loss.weight / _divisor(count)))
+    if not roots:
+        raise StillhouseError(
+            f"none of the losses ({', '.join(losses)}) depends on a parameter that is trained: "
+            "is the student frozen, or its output detached?"
+        )
+    torch.autograd.backward(roots, list(seeds if scaler is None else scaler.scale(seeds)))
+
+
+def summed(losses: Losses) -> Tensor:
+    """The sum of what counts of each term, [terms] in fp32, without gradients.
+
+    A value that is masked out takes no part, even when it is not finite.
+    """
+    return torch.stack([_sum(loss.values.detach(), loss.where) for loss in losses.values()])
+
+
+def means(sums: Tensor, counts: Sequence[Count]) -> list[float]:
+    """Each sum over its count; a term in which nothing counts is zero."""
+    return [value / float(_divisor(count)) for value, count in zip(sums.tolist(), counts, strict=True)]
+
+
+def first_nonfinite(terms: Mapping[str, float]) -> str:
     """The name of the term that is not finite, or of the sum when every term is."""
-    return next((name for name, term in terms.items() if not torch.isfinite(term)), "the weighted sum of the terms")
+    return next((name for name, term in terms.items() if not math.isfinite(term)), "the weighted sum of the terms")
 
 
 def nonfinite_error(stage: str, step: int, player: str, what: str, saved: str) -> RunFailed:
@@ -81,5 +89,35 @@ def nonfinite_error(stage: str, step: int, player: str, what: str, saved: str) -
     )
 
 
-def _at_least_one(count: Tensor | int) -> Tensor | int:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+def _count(loss: Loss) -> Count:
+    if loss.where is None:
+        return loss.values.numel()
+    if loss.where.shape != loss.values.shape:
+        raise StillhouseError(
+            f"a loss of shape {tuple(loss.values.shape)} came with a mask of shape {tuple(loss.where.shape)}: "
+            "give one mask value for each loss value"
+        )
+    return loss.where.sum()
+
+
+def _divisor(count: Count) -> Count:
+    """The count, or one where nothing counts."""
+    return torch.where(count > 0, count, 1) if isinstance(count, Tensor) else count or 1
+
+
+def _seed(loss: Loss, share: Count) -> Tensor:
+    """What the backward pass starts from: the gradient of a term with respect to its values."""
+    if loss.where is not None:
+        return (loss.where * share).to(loss.values.dtype)
+    return (
+        torch.full_like(loss.values, share)
+        if isinstance(share, float | int)
+        else share.to(loss.values).expand_as(loss.values)
+    )
+
+
+def _sum(values: Tensor, where: Tensor | None) -> Tensor:
+    if where is not None:
+        values = values.masked_fill(where == 0, 0.0)
+        values = values if where.dtype == torch.bool else values * where
+    return values.sum(dtype=torch.float32)

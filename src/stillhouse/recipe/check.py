@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stillhouse.engine.contracts import Batch, Stage
 from stillhouse.engine.loader import Loader
 from stillhouse.engine.process import Process
-from stillhouse.engine.reduction import total
+from stillhouse.engine.reduction import backward, counted, means, summed
 from stillhouse.engine.seeds import seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
@@ -158,7 +158,7 @@ class Rehearsal:
 def _turns(stage: Stage, process: Process, batch_size: int) -> Rehearsal:
     loader = Loader(stage.source, batch_size, seed=0, device=process.device)
     rng = torch.Generator(process.device).manual_seed(0)
-    terms: dict[str, Tensor] = {}
+    terms: dict[str, float] = {}
     batch: Batch = {}
     with saved_bytes() as kept:
         began = time.perf_counter()
@@ -166,15 +166,15 @@ def _turns(stage: Stage, process: Process, batch_size: int) -> Rehearsal:
             batch = loader.next() if turn.fresh or not batch else batch
             with process.autocast(stage.settings.precision):
                 losses = turn.losses(batch, rng)
-            whole, own = total(losses, process)
-            whole.backward()
-            terms |= own
+            counts = counted(losses, process)
+            backward(losses, counts)
+            terms |= dict(zip(losses, means(summed(losses), counts), strict=True))
         seconds = time.perf_counter() - began
     masked = _masked(stage, batch)
     for player in stage.method.players().values():
         for parameter in player.parameters():
             parameter.grad = None
-    bad = [name for name, term in terms.items() if not math.isfinite(float(term))]
+    bad = [name for name, term in terms.items() if not math.isfinite(term)]
     return Rehearsal(list(terms), bad, masked, max(kept), seconds, loader.batch_size)
 
 
