@@ -130,7 +130,7 @@ class Loop:
     def _take(self, turn: Turn) -> None:
         """Update one player on its losses; every other player's gradients are off meanwhile."""
         trainer = self._turn_of(turn.player)
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.drop_gradients()
         losses, terms = self._differentiate(turn)
         total = sum(loss.weight * terms[name] for name, loss in losses.items())
         if not math.isfinite(total):
@@ -147,7 +147,8 @@ class Loop:
             self.window.add({f"gradient_norm/{trainer.name}": norm})
         self.scaler.step(trainer.optimizer)
         self.scaler.update()
-        trainer.update_average()
+        if trainer.player.average is not None:
+            trainer.update_average()
         self.window.add({f"total/{trainer.name}": total, **terms})
 
     def _differentiate(self, turn: Turn) -> tuple[Losses, dict[str, float]]:

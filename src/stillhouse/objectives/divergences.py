@@ -72,9 +72,10 @@ def cross_entropy(student: Tensor, target: Tensor, *, label_smoothing: float = 0
             f"cross_entropy: class indices of shape {tuple(target.shape)} do not fit logits of shape "
             f"{tuple(student.shape)}; one index for each position is needed"
         )
-    flat = logits.reshape(-1, logits.shape[-1])
-    values = functional.cross_entropy(flat, target.reshape(-1), reduction="none", label_smoothing=label_smoothing)
-    return values.view(target.shape)
+    if logits.dim() > 2:
+        logits, target = logits.flatten(0, -2), target.flatten()
+    values = functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    return values if student.dim() <= 2 else values.view(student.shape[:-1])
 
 
 def mse(student: Tensor, target: Tensor) -> Tensor:
