@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ from stillhouse.engine.loader import Loader
 from stillhouse.engine.optim import Trainer
 from stillhouse.engine.process import Process
 from stillhouse.engine.reduction import (
-    backward,
+    Count,
     counted,
     first_nonfinite,
+    gradients,
     means,
     nonfinite_error,
     shared_count,
@@ -157,7 +158,7 @@ class Loop:
             return self._accumulate(turn)
         losses = self._losses(turn)
         counts = counted(losses, self.process)
-        backward(losses, counts, self.scaler)
+        self._backward(losses, counts)
         return losses, dict(zip(losses, means(self.process.sum(summed(losses)), counts), strict=True))
 
     def _accumulate(self, turn: Turn) -> tuple[Losses, dict[str, float]]:
@@ -169,13 +170,17 @@ class Loop:
             own = shared_count(losses)
             first = first or self._over_processes(own)
             count += own
-            backward(losses, [first] * len(losses), self.scaler)
+            self._backward(losses, [first] * len(losses))
             sums = sums + summed(losses)
         count = self._over_processes(count)
         for parameter in self.players[turn.player].parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_((first or 1.0) / (count or 1.0))
         return losses, dict(zip(losses, means(self.process.sum(sums), [count] * len(losses)), strict=True))
+
+    def _backward(self, losses: Losses, counts: Sequence[Count]) -> None:
+        roots, seeds = gradients(losses, counts)
+        torch.autograd.backward(roots, list(self.scaler.scale(seeds)))
 
     def _over_processes(self, count: float) -> float:
         return float(self.process.sum(torch.tensor(count, dtype=torch.float64, device=self.process.device)))

@@ -44,9 +44,10 @@ def shared_count(losses: Losses) -> float:
     return next(iter(counts.values()))
 
 
-def backward(losses: Losses, counts: Sequence[Count], scaler: torch.amp.GradScaler | None = None) -> None:
-    """Add the gradients of the weighted sum of the terms, each divided by its count, to the parameters'.
+def gradients(losses: Losses, counts: Sequence[Count]) -> tuple[list[Tensor], list[Tensor]]:
+    """Where the backward pass starts: the values of each term, and the loss's gradient with respect to them.
 
+    The loss is the weighted sum of the terms, each divided by its count.
     Raises StillhouseError when no term depends on anything that takes gradients.
     """
     roots, seeds = [], []
@@ -59,7 +60,7 @@ def backward(losses: Losses, counts: Sequence[Count], scaler: torch.amp.GradScal
             f"none of the losses ({', '.join(losses)}) depends on a parameter that is trained: "
             "is the student frozen, or its output detached?"
         )
-    torch.autograd.backward(roots, list(seeds if scaler is None else scaler.scale(seeds)))
+    return roots, seeds
 
 
 def summed(losses: Losses) -> Tensor:
@@ -106,14 +107,12 @@ def _divisor(count: Count) -> Count:
 
 
 def _seed(loss: Loss, share: Count) -> Tensor:
-    """What the backward pass starts from: the gradient of a term with respect to its values."""
+    """The gradient of the loss with respect to a term's values."""
     if loss.where is not None:
         return (loss.where * share).to(loss.values.dtype)
-    return (
-        torch.full_like(loss.values, share)
-        if isinstance(share, float | int)
-        else share.to(loss.values).expand_as(loss.values)
-    )
+    if isinstance(share, Tensor):
+        return share.to(loss.values.dtype).expand_as(loss.values)
+    return torch.full_like(loss.values, share)
 
 
 def _sum(values: Tensor, where: Tensor | None) -> Tensor:

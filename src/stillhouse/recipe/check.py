@@ -17,11 +17,12 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stillhouse.engine.contracts import Batch, Stage
 from stillhouse.engine.loader import Loader
 from stillhouse.engine.process import Process
-from stillhouse.engine.reduction import backward, counted, means, summed
+from stillhouse.engine.reduction import counted, gradients, means, summed
 from stillhouse.engine.seeds import seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
@@ -121,9 +122,18 @@ def parameter_bytes(kind: NetworkKind, builder: Builder) -> int:
     """Bytes of a network's parameters, without making them where the network can be built on the meta device."""
     if hasattr(kind, "path"):
         return 0  # its size is in its files; loading it tells
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         network: nn.Module = kind.build(builder.data.facts)
     return sum(p.numel() * p.element_size() for p in network.parameters())
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out the filling of tensors with random numbers; on the meta device it fills nothing, and takes seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _rehearse(planned_stage: Planned, builder: Builder, process: Process, report: Report) -> None:
@@ -167,7 +177,9 @@ def _turns(stage: Stage, process: Process, batch_size: int) -> Rehearsal:
             with process.autocast(stage.settings.precision):
                 losses = turn.losses(batch, rng)
             counts = counted(losses, process)
-            backward(losses, counts)
+            # One scalar: torch.autograd.backward with gradients given imports sympy, which takes a second.
+            whole = torch.stack([(root * seed).sum() for root, seed in zip(*gradients(losses, counts), strict=True)])
+            whole.sum().backward()
             terms |= dict(zip(losses, means(summed(losses), counts), strict=True))
         seconds = time.perf_counter() - began
     masked = _masked(stage, batch)
