@@ -252,6 +252,19 @@ def test_export_gives_the_student_alone(call: Call, run_folder: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
+def test_an_exported_generator_is_told_as_one(call: Call, tmp_path: Path) -> None:
+    run, student = tmp_path / "run", tmp_path / "student"
+    quick = ["control=false", "arms={}", "proof=null", "evaluate=[]", "teacher.network.width=8"]
+    assert call("run", "dmd-digits", *TINY, *quick, "--quiet", "--out", run)[0] == 0
+    assert call("export", run, "--to", "safetensors", "--out", student)[0] == 0
+    told = (student / "README.md").read_text()
+    assert "a generator of images [1 x 8 x 8] of 10 classes" in told
+    assert "kind one-step, sigma 2.5" in told
+    code, _, err = call("export", run, "--to", "onnx", "--out", tmp_path / "graph")
+    assert code == 2
+    assert "a generator goes --to safetensors" in err
+
+
 def test_what_onnx_exports_is_the_student_behind_its_view(run_folder: Path, tmp_path: Path) -> None:
     run = shutil.copytree(run_folder, tmp_path / "run")
     recipe = load(run / "recipe.yaml", ["student.view={kind: image, mean: [0.5], std: [0.25]}"])

@@ -273,7 +273,7 @@ def test_losses_that_train_nothing_are_refused(tmp_path: Path):
         def update(self, batch: Batch, rng: torch.Generator) -> Losses:
             return Losses(squares=super().update(batch, rng)["squares"].values.detach())
 
-    with pytest.raises(StillhouseError, match="none of the losses .squares. depends"):
+    with pytest.raises(StillhouseError, match=r"none of the losses .squares. depends"):
         loop(tmp_path, Detached()).run()
 
 

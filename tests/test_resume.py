@@ -18,7 +18,7 @@ from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.recipe.execute import resume
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["engine_runs", "torch._dynamo", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["engine_runs", "torch._dynamo"])
 
 
 @pytest.fixture(scope="module")

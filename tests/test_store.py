@@ -465,7 +465,7 @@ def test_a_folder_that_is_no_store(tmp_path: Path) -> None:
 # ---- kills and company
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PRELOADED = ["torch", "sklearn.datasets", "pytest", "stillhouse.methods.match", "stillhouse.recipe.targets"]
+PRELOADED = ["torch", "pytest", "stillhouse.methods.match", "stillhouse.recipe.targets"]
 PROCESSES.set_forkserver_preload(PRELOADED)  # imported once for all the processes started here
 
 

@@ -39,12 +39,14 @@ class Finding:
     text: str
     holds: bool
     left: float | None
+    """Mean of the left side over the seeds; None where a seed has no number for it."""
     right: float | None
     margin: float | None
     """Mean over the seeds of how far the sides differ in the expected direction."""
     se: float | None
     """Standard error of the paired differences; None for a single seed."""
     why: str
+    """The comparison in numbers, or what stood in its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,11 @@ import math
 import operator
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from stillhouse.catalog.evidence import Arms, Finding
 from stillhouse.errors import StillhouseError, nearest
-
-Arms = Mapping[str, Mapping[str, float | None]]
-"""The numbers of one seed: arm, then metric; None where a metric could not be measured."""
 
 _LONGEST = 500
 _DEEPEST = 32
@@ -107,23 +105,6 @@ Node = Number | Name | Negated | Pair
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """Whether an expectation held, and by how much."""
-
-    text: str
-    holds: bool
-    left: float | None
-    """Mean of the left side over the seeds; None where a seed has no number for it."""
-    right: float | None
-    margin: float | None
-    """Mean over the seeds of how far the sides differ in the direction that is expected."""
-    se: float | None
-    """Standard error of the paired differences; None for a single seed."""
-    why: str
-    """The comparison in numbers, or what stood in its way."""
-
-
-@dataclass(frozen=True, slots=True)
 class Expectation:
     """One parsed comparison."""
 
@@ -139,7 +120,7 @@ class Expectation:
         """Every `arm.metric` it mentions, in order, each once."""
         return list(dict.fromkeys([*_names(self.left), *_names(self.right)]))
 
-    def judge(self, per_seed: Sequence[Arms]) -> Judgement:
+    def judge(self, per_seed: Sequence[Arms]) -> Finding:
         """Whether it holds for these seeds. A number that is missing or not finite makes it not hold."""
         if not per_seed:
             raise StillhouseError(f"{self.text!r} cannot be judged: there are no seeds")
@@ -149,10 +130,10 @@ class Expectation:
                 sides.append((self.left.at(arms), self.right.at(arms)))
             except _Unmeasured as reason:
                 where = f" (seed {position} of {len(per_seed)})" if len(per_seed) > 1 else ""
-                return Judgement(self.text, False, None, None, None, None, f"{reason}{where}")
+                return Finding(self.text, False, None, None, None, None, f"{reason}{where}")
         return self._weigh([left for left, _ in sides], [right for _, right in sides])
 
-    def _weigh(self, lefts: list[float], rights: list[float]) -> Judgement:
+    def _weigh(self, lefts: list[float], rights: list[float]) -> Finding:
         towards = 1.0 if self.sign in (">", ">=") else -1.0
         left, right = statistics.fmean(lefts), statistics.fmean(rights)
         differences = [towards * (a - b) for a, b in zip(lefts, rights, strict=True)]
@@ -162,12 +143,12 @@ class Expectation:
         if self.by is None:
             holds = _COMPARE[self.sign](left, right)
         elif se is None:
-            return Judgement(self.text, False, left, right, margin, None, "a standard error needs two seeds or more")
+            return Finding(self.text, False, left, right, margin, None, "a standard error needs two seeds or more")
         else:
             strict = self.sign in ("<", ">")
             holds = margin > self.by * se if strict else margin >= self.by * se
             why += f", a margin of {margin:.3g} against {self.by:g} x {se:.3g}"
-        return Judgement(self.text, holds, left, right, margin, se, why if holds else f"not {why}")
+        return Finding(self.text, holds, left, right, margin, se, why if holds else f"not {why}")
 
 
 def parse(text: str) -> Expectation:

@@ -8,13 +8,13 @@ import math
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from stillhouse.catalog import papers
-from stillhouse.catalog.evidence import Arms, Evidence, Finding, SeedRun, home
+from stillhouse.catalog.evidence import Arms, Evidence, SeedRun, home
 from stillhouse.catalog.shipped import Shipped, read, recipes
 from stillhouse.errors import Interrupted, ProofFellShort, StillhouseError, nearest
 from stillhouse.recipe.execute import distill, resume
@@ -160,7 +160,7 @@ def _evidence(proof: _Proof, summaries: dict[int, dict[str, Any]]) -> Evidence:
         date=datetime.now(UTC).date().isoformat(),
         seeds=proof.seeds,
         runs=tuple(runs),
-        expectations=tuple(Finding(**asdict(judgement)) for judgement in judged),
+        expectations=tuple(judged),
         environment=environment,
         command=proof.command,
     )

@@ -83,8 +83,11 @@ class _Whole(nn.Module):
 
 
 def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
-    if "network" not in config or config["facts"]["task"] != "classification":
-        raise StillhouseError("only classifiers of images are exported to ONNX; for a language model use --to hf")
+    if "network" not in config or config["facts"]["task"] != "classification" or _student(run).get("sampler"):
+        raise StillhouseError(
+            "only classifiers of images are exported to ONNX; a generator goes --to safetensors, "
+            "a language model --to hf"
+        )
     try:
         for package in ("onnx", "onnxscript"):
             import_module(package)
@@ -127,32 +130,50 @@ def _launch(run: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def _student(run: Path) -> dict[str, Any]:
+    """The student in the words of the run's recipe."""
+    return yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["student"]
+
+
 def _view(run: Path) -> dict[str, Any]:
     """The student's view as the run's recipe names it; the plain one where it names none."""
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    return recipe["student"].get("view") or {"kind": "image"}
+    return _student(run).get("view") or {"kind": "image"}
 
 
 def _readme(run: Path, config: dict[str, Any], to: str) -> str:
-    facts, view = config["facts"], _view(run)
-    network = ", ".join(f"{name} {value}" for name, value in config["network"].items())
-    shape = " x ".join(map(str, facts["shape"]))
-    normalised = f"(image - {view.get('mean', [0.0])}) / {view.get('std', [1.0])}, by channel"
-    lines = [f"# {run.resolve().name}: the student", "", f"Network: {network}. Task: {facts['task']}."]
+    facts, view, sampler = config["facts"], _view(run), _student(run).get("sampler")
+    network, shape = _words(config["network"]), " x ".join(map(str, facts["shape"]))
+    mean, std = view.get("mean", [0.0]), view.get("std", [1.0])
+    lines = [f"# {run.resolve().name}: the student", ""]
     if to == "onnx":
         lines += [
+            f"Network: {network}. Task: {facts['task']}.",
             f"Input `image`: float32 [batch, {shape.replace(' x ', ', ')}] in [0, 1]; the graph normalises it.",
             f"Output `logits`: float32 [batch, {facts['classes']}].",
             "",
             '    onnxruntime.InferenceSession("model.onnx").run(["logits"], {"image": images})',
         ]
+        return "\n".join(lines) + "\n"
+    if sampler:
+        lines += [
+            f"Network: {network}, a generator of images [{shape}] of {facts['classes']} classes.",
+            f"Sampler: {_words(sampler)}. Called with noise or noisy images, noise levels and classes.",
+            f"What it gives is an image as {std} * output + {mean}, by channel, in [0, 1].",
+        ]
     else:
         lines += [
-            f"Input: [{shape}] in [0, 1], given to the network as {normalised}.",
+            f"Network: {network}. Task: {facts['task']}.",
+            f"Input: [{shape}] in [0, 1], given to the network as (image - {mean}) / {std}, by channel.",
             f"Output: {facts['classes']} classes {', '.join(facts['names'])}".rstrip() + ".",
-            "",
-            '    state = safetensors.torch.load_file("model.safetensors")',
-            "",
-            "The names of the parameters are those of the network's layers; config.json has its sizes.",
         ]
+    lines += [
+        "",
+        '    state = safetensors.torch.load_file("model.safetensors")',
+        "",
+        "The names of the parameters are those of the network's layers; config.json has its sizes.",
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _words(kind: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in kind.items())
