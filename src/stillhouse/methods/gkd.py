@@ -36,6 +36,10 @@ class GKD(Method):
             raise StillhouseError("method 'gkd' needs a teacher, and the recipe has none: add one under 'teacher'")
         self.kind = kind
         (self.divergence,) = build_terms([kind.divergence])
+        if self.divergence.trains:
+            raise StillhouseError(
+                f"gkd takes a divergence with nothing to train, and {kind.divergence.word!r} has parts"
+            )
         self.student = Player(roles.student)
         self.teacher = roles.teacher
         self.ends = end_tokens(roles.student.network)

@@ -26,8 +26,8 @@ from stillhouse.objectives.terms import build_terms
 class Match(Method):
     def __init__(self, kind: MatchKind, roles: Roles) -> None:
         self.terms = build_terms(kind.terms)
-        self.student_wants = sorted({term.student_signal for term in self.terms})
-        self.teacher_wants = sorted({term.teacher_signal for term in self.terms if term.teacher_signal})
+        self.student_wants = sorted({signal for term in self.terms for signal in term.student_signals})
+        self.teacher_wants = sorted({signal for term in self.terms for signal in term.teacher_signals})
         if self.teacher_wants and roles.teacher is None:
             raise StillhouseError(
                 f"the terms need the teacher's {', '.join(self.teacher_wants)}, and the recipe has no teacher: "
@@ -46,14 +46,14 @@ class Match(Method):
         parts = dict(self.student.parts.items())
         losses = Losses()
         for term in self.terms:
-            losses[term.name] = term(student, teacher, labels, where, progress=self.progress, parts=parts)
+            losses[term.name] = term(student, teacher, labels, where, progress=self.progress, parts=parts, batch=batch)
         return losses
 
     def _teacher_signals(self, batch: Batch) -> Signals:
         return {} if self.teacher is None else self.teacher.signals(batch, self.teacher_wants)
 
     def _parts(self, roles: Roles) -> dict[str, torch.nn.Module]:
-        """The terms' projectors, sized by one batch; misfits between the signals are told here."""
+        """What the terms train, sized by one batch; misfits between the signals are told here."""
         mode = roles.student.training
         roles.student.eval()
         with torch.no_grad():

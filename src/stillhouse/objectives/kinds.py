@@ -1,17 +1,19 @@
 """The terms a recipe may name under `by`. Imports no torch.
 
-A kind of this family builds a function: its own fields beyond those of `TermKind`
-are the keyword options of the function it names.
+A kind of this family builds a loss, a function or (where it trains parts of its own) a module: its own
+fields beyond those of `TermKind` and `FeatureTerm` are the keyword options of what it names.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from stillhouse.kinds import Kind, Strict
+
+LABELS = "labels"
+"""The signal that stands for the student's logits, held to the data's labels."""
 
 
 class Ramp(Strict):
@@ -28,19 +30,41 @@ class TermKind(Kind):
 
     family: ClassVar[str] = "term"
     tag: ClassVar[str] = "by"
-    signal: str = "logits"
-    """What is compared: `logits`, `labels` (the student's logits against the data's labels), or `features.<tap>`."""
-    teacher_signal: str | None = None
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Fields of the batch that the loss is given by keyword beside the signals: `labels`, `index`."""
+    same_shape: ClassVar[bool] = True
+    """Whether the loss compares its two sides value by value, so that their shapes must be equal."""
+    signal: str | list[str] = "logits"
+    """What is compared: `logits`, `labels` (the student's logits against the data's labels), `features.<tap>`, or
+    a list of signals, which the loss is given as a list."""
+    teacher_signal: str | list[str] | None = None
     """The teacher's signal where it has another name than the student's."""
     weight: float | Ramp = 1.0
     """Any number, of any sign, or a ramp over the stage."""
     name: str | None = None
     """What the term is called in logs; by default the signal and the divergence."""
 
-    def function(self) -> Any:
-        """The loss with this kind's options bound: `(student, target) -> unreduced tensor`."""
-        own = {f: getattr(self, f) for f in type(self).model_fields if f not in TermKind.model_fields and f != "by"}
-        return partial(self.target(), **own)
+    @property
+    def student_signals(self) -> list[str]:
+        """What the student has to yield."""
+        return ["logits"] if self.signal == LABELS else _listed(self.signal)
+
+    @property
+    def teacher_signals(self) -> list[str]:
+        """What the teacher has to yield; nothing where the target is the data's labels."""
+        return [] if self.signal == LABELS else _listed(self.teacher_signal or self.signal)
+
+    def options(self) -> dict[str, Any]:
+        """The keyword options of the loss."""
+        common = {*TermKind.model_fields, *FeatureTerm.model_fields, self.tag}
+        return {field: getattr(self, field) for field in type(self).model_fields if field not in common}
+
+
+class FeatureTerm(TermKind):
+    """A term that may look at the student's features through a train-only projector."""
+
+    project: Literal["linear", "conv"] | None = None
+    """From the student's width to the teacher's, where they differ."""
 
 
 Temperature = Annotated[float, Field(gt=0)]
@@ -85,14 +109,12 @@ class CrossEntropy(TermKind):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class MSE(TermKind):
+class MSE(FeatureTerm):
     """Squared difference, averaged over all but the batch dimension."""
 
     by: Literal["mse"] = "mse"
     builds = "stillhouse.objectives.divergences:mse"
-    project: Literal["linear", "conv"] | None = None
-    """A train-only projector from the student's width to the teacher's, where they differ."""
 
-    def function(self) -> Any:
-        """The loss; projecting is the term's part in it."""
-        return self.target()
+
+def _listed(signal: str | list[str]) -> list[str]:
+    return [signal] if isinstance(signal, str) else signal

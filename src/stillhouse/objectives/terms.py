@@ -1,27 +1,38 @@
-"""A term at work: a signal of the student held to its target by a divergence."""
+"""A term at work: signals of the student held to their target by a loss."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Loss, Signals
+from stillhouse.engine.contracts import Batch, Loss, Signals
 from stillhouse.errors import StillhouseError
-from stillhouse.objectives.kinds import Ramp, TermKind
+from stillhouse.objectives.kinds import LABELS, Ramp, TermKind
 from stillhouse.objectives.projectors import projector
 
-LABELS = "labels"
+Sides = Tensor | list[Tensor]
 
 
 class Term:
-    """`kind` with its function bound, the signals it needs, and its train-only projector's name."""
+    """A kind with its loss bound, the signals it needs, and the name of its train-only part.
+
+    A loss is a function `(student, target, **options)` that gives one value an example (or token),
+    or a module class, built as `Loss(student, target, **options)` from one batch of signals, whose
+    `forward(student, target)` gives the values and whose parameters are trained with the student.
+    What the kind `takes` of the batch is given by keyword.
+    """
 
     def __init__(self, kind: TermKind, name: str) -> None:
         self.kind, self.name = kind, name
-        self.function: Callable[[Tensor, Tensor], Tensor] = kind.function()
-        self.student_signal = "logits" if kind.signal == LABELS else kind.signal
-        self.teacher_signal = None if kind.signal == LABELS else (kind.teacher_signal or kind.signal)
+        target = kind.target()
+        self.trains = isinstance(target, type) and issubclass(target, nn.Module)
+        self.function = partial(target, **kind.options())
+        self.on_labels = kind.signal == LABELS
+        self._student_asks = "logits" if self.on_labels else kind.signal
+        self._teacher_asks = kind.teacher_signal or kind.signal
+        self.student_signals, self.teacher_signals = kind.student_signals, kind.teacher_signals
 
     def weight(self, progress: float) -> float:
         """The weight at this share of the stage."""
@@ -31,18 +42,23 @@ class Term:
         return weight
 
     def part(self, student: Signals, teacher: Signals) -> nn.Module | None:
-        """The projector this term trains, sized by one batch of signals. Raises StillhouseError on a misfit."""
-        if self.teacher_signal is None:
+        """What this term trains, sized by one batch of signals. Raises StillhouseError on a misfit."""
+        if self.on_labels:
             return None
-        ours, theirs = student[self.student_signal], teacher[self.teacher_signal]
+        ours, theirs = _taken(student, self._student_asks), _taken(teacher, self._teacher_asks)
+        if self.trains:
+            return self.function(ours, theirs)
         how = getattr(self.kind, "project", None)
         if how is not None:
-            return projector(how, ours, theirs)
-        if ours.shape != theirs.shape:
-            raise StillhouseError(
-                f"term {self.name!r}: the student's {self.student_signal} has shape {tuple(ours.shape)}, the teacher's "
-                f"{self.teacher_signal} {tuple(theirs.shape)}. {_advice(self.student_signal)}"
-            )
+            pairs = list(zip(_many(ours), _many(theirs), strict=True))
+            return nn.ModuleList(projector(how, own, other) for own, other in pairs)
+        if self.kind.same_shape:
+            for signal, own, other in zip(self.student_signals, _many(ours), _many(theirs), strict=True):
+                if own.shape != other.shape:
+                    raise StillhouseError(
+                        f"term {self.name!r}: the student's {signal} has shape {tuple(own.shape)}, the teacher's "
+                        f"{tuple(other.shape)}. {_advice(signal)}"
+                    )
         return None
 
     def __call__(
@@ -54,15 +70,27 @@ class Term:
         *,
         progress: float = 0.0,
         parts: Mapping[str, nn.Module] | None = None,
+        batch: Batch | None = None,
     ) -> Loss:
-        """The unreduced loss of a batch."""
-        ours = student[self.student_signal]
-        if parts and self.name in parts:
-            ours = parts[self.name](ours)
-        target = labels if self.teacher_signal is None else teacher[self.teacher_signal]
+        """The unreduced loss of a batch. `where` says which answers count; features all do."""
+        ours = _taken(student, self._student_asks)
+        target = labels if self.on_labels else _taken(teacher, self._teacher_asks)
         assert target is not None, "a labels term needs labels"
-        values = self.function(ours, target)
-        return Loss(values, weight=self.weight(progress), where=where)
+        fields = self._fields(labels, batch) if self.kind.takes else {}
+        part = parts.get(self.name) if parts else None
+        if self.trains:
+            assert part is not None, f"term {self.name!r} was given no part to train"
+            values = part(ours, target, **fields)
+        else:
+            values = self.function(_projected(part, ours), target, **fields)
+        return Loss(values, weight=self.weight(progress), where=where if self.student_signals == ["logits"] else None)
+
+    def _fields(self, labels: Tensor | None, batch: Batch | None) -> dict[str, Tensor]:
+        given = (batch or {}) | ({} if labels is None else {LABELS: labels})
+        missing = [field for field in self.kind.takes if field not in given]
+        if missing:
+            raise StillhouseError(f"term {self.name!r} needs {', '.join(missing)}, and the batch has none")
+        return {field: given[field] for field in self.kind.takes}
 
 
 def build_terms(kinds: Sequence[TermKind]) -> list[Term]:
@@ -70,13 +98,34 @@ def build_terms(kinds: Sequence[TermKind]) -> list[Term]:
     terms: list[Term] = []
     taken: set[str] = set()
     for kind in kinds:
-        base = kind.name or f"{kind.signal}.{kind.word}"
+        base = kind.name or f"{_title(kind)}.{kind.word}"
         name, count = base.replace(".", "/"), 2
         while name in taken:
             name, count = f"{base.replace('.', '/')}-{count}", count + 1
         taken.add(name)
         terms.append(Term(kind, name))
     return terms
+
+
+def _title(kind: TermKind) -> str:
+    return kind.signal if isinstance(kind.signal, str) else "+".join(kind.signal)
+
+
+def _taken(signals: Signals, asked: str | list[str]) -> Sides:
+    """One tensor for one name, a list for a list."""
+    return signals[asked] if isinstance(asked, str) else [signals[name] for name in asked]
+
+
+def _many(sides: Sides) -> list[Tensor]:
+    return [sides] if isinstance(sides, Tensor) else sides
+
+
+def _projected(part: nn.Module | None, ours: Sides) -> Sides:
+    if part is None:
+        return ours
+    assert isinstance(part, nn.ModuleList)
+    projected = [one(own) for one, own in zip(part, _many(ours), strict=True)]
+    return projected[0] if isinstance(ours, Tensor) else projected
 
 
 def _advice(signal: str) -> str:

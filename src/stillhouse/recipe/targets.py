@@ -147,8 +147,8 @@ def _layouts(recipe: Recipe, top_k: int | None, dtype: Literal["float32", "float
     """What the terms of every stage ask of the teacher; the logits where a method has no terms."""
     methods = [recipe.method, *(stage.method for stage in recipe.stages if stage.method)]
     terms = [term for method in methods for term in _terms(method)]
-    asked = {term.teacher_signal or term.signal for term in terms if term.signal != "labels"} or {"logits"}
-    temperatures = {getattr(term, "temperature", 1.0) for term in terms if term.signal == "logits"} or {1.0}
+    asked = {signal for term in terms for signal in term.teacher_signals} or {"logits"}
+    temperatures = {getattr(term, "temperature", 1.0) for term in terms if "logits" in term.teacher_signals} or {1.0}
     layouts: dict[str, Layout] = {name: Dense(dtype) for name in sorted(asked)}
     if top_k is not None:
         if len(temperatures) > 1:
