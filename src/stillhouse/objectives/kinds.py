@@ -32,6 +32,8 @@ class TermKind(Kind):
     tag: ClassVar[str] = "by"
     takes: ClassVar[tuple[str, ...]] = ()
     """Fields of the batch that the loss is given by keyword beside the signals: `labels`, `index`."""
+    may_take: ClassVar[tuple[str, ...]] = ()
+    """The same, for fields it is given where the batch has them and does without where not."""
     same_shape: ClassVar[bool] = True
     """Whether the loss compares its two sides value by value, so that their shapes must be equal."""
     signal: str | list[str] = "logits"

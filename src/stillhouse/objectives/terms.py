@@ -76,7 +76,7 @@ class Term:
         ours = _taken(student, self._student_asks)
         target = labels if self.on_labels else _taken(teacher, self._teacher_asks)
         assert target is not None, "a labels term needs labels"
-        fields = self._fields(labels, batch) if self.kind.takes else {}
+        fields = self._fields(labels, batch) if self.kind.takes or self.kind.may_take else {}
         part = parts.get(self.name) if parts else None
         if self.trains:
             assert part is not None, f"term {self.name!r} was given no part to train"
@@ -90,7 +90,7 @@ class Term:
         missing = [field for field in self.kind.takes if field not in given]
         if missing:
             raise StillhouseError(f"term {self.name!r} needs {', '.join(missing)}, and the batch has none")
-        return {field: given[field] for field in self.kind.takes}
+        return {field: given[field] for field in (*self.kind.takes, *self.kind.may_take) if field in given}
 
 
 def build_terms(kinds: Sequence[TermKind]) -> list[Term]:
