@@ -98,6 +98,17 @@ class TestProve:
         assert found.command == "stillhouse prove tiny --seeds 0,1,2"
         assert state.paper_state("born-again-networks").word == "proved"
 
+    @pytest.mark.parametrize("how", [{"overrides": ["train.epochs=1"]}, {"seeds": [7]}])
+    def test_evidence_never_gives_way_to_a_changed_or_smaller_proof(self, shelf: Path, how: dict[str, Any]):
+        put(shelf)
+        lab = Lab()
+        prove("tiny", execute=lab)
+        kept, asked = (shelf / "evidence" / "tiny.json").read_bytes(), len(lab.asked)
+        with pytest.raises(StillhouseError, match="holds the proof of 'tiny' as it stands"):
+            prove("tiny", execute=lab, **how)
+        assert (shelf / "evidence" / "tiny.json").read_bytes() == kept
+        assert len(lab.asked) == asked, "and nothing was run for it"
+
     def test_numbers_that_are_not_finite_become_null(self, shelf: Path):
         put(shelf)
         prove("tiny", execute=Lab())
@@ -194,7 +205,7 @@ class TestGoingOn:
         put(shelf)
         lab = Lab()
         prove("tiny", execute=lab)
-        prove("tiny", execute=lab, overrides=["train.epochs=1"])
+        prove("tiny", execute=lab, overrides=["train.epochs=1"], out=shelf / "changed")
         folders = [folder for recipe, folder in lab.asked if recipe.seed == 0]
         assert folders[0] != folders[1]
 

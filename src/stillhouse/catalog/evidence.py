@@ -17,6 +17,7 @@ from stillhouse.errors import StillhouseError
 
 _PACKAGE = Path(__file__).parents[1]
 _CHECKOUT = _PACKAGE.parents[1]
+"""The source checkout, where the package lies in one."""
 
 Arms = Mapping[str, Mapping[str, float | None]]
 """Metrics by arm, then by name; None where a number was not finite."""
@@ -111,14 +112,13 @@ def read(path: Path) -> Evidence:
 
 
 def home() -> Path:
-    """Where `stillhouse prove` writes: `evidence/` of the source checkout, or of the working folder."""
-    in_checkout = (_CHECKOUT / "pyproject.toml").is_file() and (_CHECKOUT / "src" / "stillhouse") == _PACKAGE
-    return (_CHECKOUT if in_checkout else Path.cwd()) / "evidence"
+    """Where `stillhouse prove` writes: `evidence/` of the working folder."""
+    return Path.cwd() / "evidence"
 
 
 def find(recipe: str) -> Evidence | None:
-    """The evidence for a recipe: the user's own, or else what ships with the package; None where there is none."""
-    for folder in (home(), _PACKAGE / "evidence"):
+    """The evidence for a recipe: the working folder's, or else what ships; None where there is none."""
+    for folder in (home(), _CHECKOUT / "evidence", _PACKAGE / "evidence"):
         path = folder / f"{recipe}.json"
         if path.is_file():
             return read(path)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from stillhouse.cli.options import Device, Json, Plugins, Quiet, Root, command
-from stillhouse.cli.output import print_json, stdout_for_json
+from stillhouse.cli.output import path_for_reading, print_json, stdout_for_json
 from stillhouse.errors import ProofFellShort, StillhouseError
 
 app = command()
@@ -22,7 +22,7 @@ def prove(
         typer.Argument(metavar="NAME...", help="Recipes, or papers' keys; key=value changes them.", show_default=False),
     ],
     seeds: Annotated[str | None, typer.Option(metavar="N,N,...", help="In place of the proof's own.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to [default: evidence].")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to [default: evidence, here].")] = None,
     keep_runs: Annotated[
         bool, typer.Option("--keep-runs", help="Leave the run folders of a proof that holds.")
     ] = False,
@@ -48,6 +48,7 @@ def prove(
     set_root(root)
     changes = [name for name in names if "=" in name]
     chosen = _seeds(seeds)
+    from stillhouse.catalog.evidence import home
     from stillhouse.recipe.prove import prove as run_proof
 
     found: list[Any] = []
@@ -73,7 +74,7 @@ def prove(
     if json:
         print_json({"proofs": [{"verdict": evidence.verdict, **asdict(evidence)} for evidence in found]})
     else:
-        _print(found)
+        _print(found, home() if out is None else out)
     if short:
         raise ProofFellShort("\n".join(short), evidence=tuple(found))
 
@@ -87,9 +88,10 @@ def _seeds(text: str | None) -> list[int] | None:
     return [int(word) for word in words]
 
 
-def _print(found: list[Any]) -> None:
+def _print(found: list[Any], folder: Path) -> None:
     for evidence in found:
         seeds = ", ".join(map(str, evidence.seeds))
         print(f"{evidence.recipe}: {evidence.verdict} (seeds {seeds}; {evidence.seconds:.0f} s)")
         for finding in evidence.expectations:
             print(f"  {'holds ' if finding.holds else 'SHORT '} {finding.text}: {finding.why}")
+        print(f"  evidence: {path_for_reading(folder / f'{evidence.recipe}.json')}")

@@ -23,11 +23,13 @@ def run(
     plugin: Plugins = None,
     root: Root = None,
     track: Track = None,
+    unchecked: Annotated[bool, typer.Option("--no-check", help="Start without the preflight.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Run a recipe and leave a run folder.
 
+    Begins with what `stillhouse check` looks at, and writes nothing if the recipe cannot run.
     Ctrl-C saves the state and says how to go on.
 
     \b
@@ -45,7 +47,15 @@ def run(
 
     with stdout_for_json(json):
         shown = False if quiet else None
-        done = distill(loaded, out=out, device=device, progress=shown, plugins=plugin or (), track=track)
+        done = distill(
+            loaded,
+            out=out,
+            device=device,
+            progress=shown,
+            plugins=plugin or (),
+            track=track,
+            check=not unchecked,
+        )
     if not is_first_process():
         return
     if json:

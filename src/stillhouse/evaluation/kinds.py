@@ -27,12 +27,17 @@ class MetricKind(Kind):
     family: ClassVar[str] = "metric"
     gives: ClassVar[dict[str, Measure]] = {}
     """The metrics it gives, by their name in summary.json."""
+    task: ClassVar[Literal["classification", "language", "generation"] | None] = None
+    """What an arm has to do to be measured so; None: anything."""
+    needs_teacher: ClassVar[bool] = False
+    """Whether it measures against a teacher that can be run."""
 
 
 class Accuracy(MetricKind):
     """Share of test examples whose most likely class is the label; per class in the report."""
 
     kind: Literal["accuracy"] = "accuracy"
+    task = "classification"
     builds = "stillhouse.evaluation.classification:accuracy"
     gives: ClassVar[dict[str, Measure]] = {"accuracy": Measure("accuracy", "higher", "share")}
 
@@ -41,6 +46,8 @@ class Agreement(MetricKind):
     """Share of test examples on which the arm and the teacher name the same class, and their KL divergence."""
 
     kind: Literal["agreement"] = "agreement"
+    task = "classification"
+    needs_teacher = True
     builds = "stillhouse.evaluation.classification:agreement"
     gives: ClassVar[dict[str, Measure]] = {
         "agreement": Measure("agreement with the teacher", "higher", "share"),
@@ -52,6 +59,7 @@ class Calibration(MetricKind):
     """Negative log-likelihood, Brier score and expected calibration error (Guo et al. 2017, arXiv:1706.04599)."""
 
     kind: Literal["calibration"] = "calibration"
+    task = "classification"
     builds = "stillhouse.evaluation.classification:calibration"
     gives: ClassVar[dict[str, Measure]] = {
         "nll": Measure("negative log-likelihood", "lower"),
@@ -83,6 +91,7 @@ class Perplexity(MetricKind):
     """exp of the mean negative log-likelihood of a token, and the same mean by text (`text_nll`, nats)."""
 
     kind: Literal["perplexity"] = "perplexity"
+    task = "language"
     builds = "stillhouse.evaluation.language:perplexity"
     gives: ClassVar[dict[str, Measure]] = {
         "perplexity": Measure("perplexity", "lower"),
@@ -94,6 +103,8 @@ class TeacherJudged(MetricKind):
     """The arm's own samples, scored by the teacher and by itself; the gap between the two is the reverse KL."""
 
     kind: Literal["teacher-judged"] = "teacher-judged"
+    task = "language"
+    needs_teacher = True
     builds = "stillhouse.evaluation.language:teacher_judged"
     gives: ClassVar[dict[str, Measure]] = {
         "teacher_log_likelihood": Measure("own samples' log-likelihood to the teacher", "higher"),
@@ -119,6 +130,7 @@ class Frechet(MetricKind):
     """
 
     kind: Literal["frechet"] = "frechet"
+    task = "generation"
     builds = "stillhouse.evaluation.generation:frechet"
     gives: ClassVar[dict[str, Measure]] = {
         "frechet": Measure("Fréchet distance", "lower"),
@@ -134,6 +146,7 @@ class SamplingCost(MetricKind):
     """Network calls and milliseconds that one generated image takes."""
 
     kind: Literal["sampling-cost"] = "sampling-cost"
+    task = "generation"
     builds = "stillhouse.evaluation.generation:sampling_cost"
     gives: ClassVar[dict[str, Measure]] = {
         "network_calls": Measure("network calls an image", "lower", "count", cost=True),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stillhouse.engine.contracts import Batch, Stage
+from stillhouse.engine.contracts import Batch, Data, Stage
 from stillhouse.engine.loader import Loader
 from stillhouse.engine.process import Process
 from stillhouse.engine.reduction import counted, gradients, means, summed
@@ -34,6 +34,8 @@ from stillhouse.views.model import Model
 Level = Literal["ok", "warning", "error"]
 JUDGED = 256
 """Validation examples on which a teacher that comes with weights is judged."""
+ARMS = ("student", "control")
+"""The two stages that differ by the teacher alone."""
 OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
 
 
@@ -80,18 +82,23 @@ class Report:
         return {"recipe": self.recipe, "passed": self.passed, "findings": [asdict(f) for f in self.findings]}
 
 
-def check(recipe: Recipe, device: str | None = None) -> Report:
-    """Look at everything that can be looked at without training. Never raises for what is wrong with a recipe."""
+def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -> Report:
+    """Look at everything that can be looked at without training. Never raises for what is wrong with a recipe.
+
+    `data` is the recipe's, where it was built before.
+    """
     report = Report(recipe.name)
     try:
         process = Process(device)
-        builder = Builder(recipe, process.device, rehearsal=True)
+        builder = Builder(recipe, process.device, rehearsal=True, data=data)
         data = builder.data
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test"
         report.add(
             "ok", "data", f"{data.facts.task}, {sizes}, {data.facts.classes} classes; licence: {data.facts.licence}"
         )
+        _measurable(recipe, builder, report)
         stages = planned(recipe)
+        _same_budget(stages, report)
         if _sizes_fit(recipe, stages, builder, process, report):
             for stage in stages:
                 _rehearse(stage, builder, process, report)
@@ -99,6 +106,28 @@ def check(recipe: Recipe, device: str | None = None) -> Report:
     except StillhouseError as error:
         report.add("error", "recipe", str(error))
     return report
+
+
+def _measurable(recipe: Recipe, builder: Builder, report: Report) -> None:
+    """Whether what is asked for under `evaluate` can be measured on this data and these models."""
+    task = "generation" if recipe.student.sampler is not None else builder.data.facts.task
+    runnable = recipe.teacher is not None and recipe.teacher.network is not None
+    for metric in recipe.evaluate:
+        if metric.task not in (None, task):
+            report.add(
+                "error", f"evaluate: {metric.word}", f"it measures {metric.task}, and this is {task}: leave it out"
+            )
+        if metric.needs_teacher and not runnable:
+            report.add("error", f"evaluate: {metric.word}", "it needs a teacher that can be run, and there is none")
+
+
+def _same_budget(stages: list[Planned], report: Report) -> None:
+    """Whether the control is trained as long as the student: else the teacher is not all that differs."""
+    spent = {stage.name: (stage.train.steps, stage.train.epochs) for stage in stages}
+    if spent.get("control", spent["student"]) != spent["student"]:
+        own, other = (f"{steps} steps" if steps else f"{epochs:g} epochs" for steps, epochs in (spent[a] for a in ARMS))
+        told = f"the student is trained for {own}, the control for {other}: change control.train with train"
+        report.add("warning", "control: budget", told)
 
 
 def _sizes_fit(recipe: Recipe, stages: list[Planned], builder: Builder, process: Process, report: Report) -> bool:
@@ -151,6 +180,14 @@ def _rehearse(planned_stage: Planned, builder: Builder, process: Process, report
             _memory_and_time(stage, planned_stage.train, small, process, report)
     except StillhouseError as error:
         report.add("error", name, str(error))
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        network = network_of(planned_stage.student, builder.recipe).word
+        report.add(
+            "error",
+            name,
+            f"the first step failed with {type(error).__name__}: {error}. Do the network ({network}), its view, the "
+            f"data ({builder.recipe.data.word}) and the method ({planned_stage.method.word}) fit together?",
+        )
 
 
 @dataclass

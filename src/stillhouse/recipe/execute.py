@@ -22,11 +22,15 @@ from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.statistics import effect
 from stillhouse.kinds import load_plugin
+from stillhouse.recipe.check import check as preflight
 from stillhouse.recipe.plan import Builder, files_there, planned
 from stillhouse.recipe.provenance import environment, provenance
 from stillhouse.recipe.schema import Recipe
 from stillhouse.students.save import save_student
 from stillhouse.teachers.stored import StoredTeacher
+
+BEGUN = {".lock", "metrics.jsonl", "launch.json"}
+"""What a run that was killed before its first step may leave."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,7 @@ def distill(
     listeners: Sequence[Listener] = (),
     plugins: Sequence[str | Path] = (),
     track: str | None = None,
+    check: bool = True,
 ) -> Run:
     """Run a recipe from its start and leave a run folder.
 
@@ -71,8 +76,10 @@ def distill(
         listeners: more listeners to the run's events.
         plugins: files whose kinds the recipe uses; a resumed run loads them again.
         track: "tensorboard", "trackio" or "wandb", fed under the run folder; a resumed run goes on with it.
+        check: look for what would ruin the run before it starts (stillhouse.recipe.check).
 
-    Raises StillhouseError when the folder holds a run already; RunFailed, Interrupted.
+    Raises StillhouseError when the check finds an error, or the folder holds a run or other files; RunFailed,
+    Interrupted.
     """
     from stillhouse.recipe.text import dump
 
@@ -82,14 +89,18 @@ def distill(
         raise StillhouseError(
             f"{folder} holds a run already: go on with `stillhouse resume {folder}`, or choose another --out"
         )
+    if process.agree(process.first and _holds_other_files(folder))[0]:
+        raise StillhouseError(f"{folder} holds files that are no run's: choose another --out, so that none is lost")
     listeners = [*listeners, *_trackers(track, folder, process)]
+    builder = Builder(recipe, process.device)
+    warnings = _preflight(recipe, device, builder) if check else []
     with RunFolder(folder, writes=process.first) as opened:
         if process.first:
             plugged = [str(Path(p).resolve()) for p in plugins]
             launch = {"device": device, "root": str(root()), "plugins": plugged, "track": track}
             write_json(folder / "launch.json", launch)
             write_text(folder / "recipe.yaml", dump(recipe))
-        return _run(recipe, opened, process, progress, listeners)
+        return _run(builder, opened, process, progress, listeners, warnings)
 
 
 def resume(
@@ -118,7 +129,7 @@ def resume(
     process = Process(launch["device"])
     listeners = [*listeners, *_trackers(track or launch.get("track"), folder, process)]
     with RunFolder(folder, writes=process.first) as opened:
-        return _run(load(folder / "recipe.yaml"), opened, process, progress, listeners)
+        return _run(Builder(load(folder / "recipe.yaml"), process.device), opened, process, progress, listeners)
 
 
 def _trackers(name: str | None, folder: Path, process: Process) -> list[Listener]:
@@ -127,13 +138,29 @@ def _trackers(name: str | None, folder: Path, process: Process) -> list[Listener
     return found if process.first else []
 
 
+def _preflight(recipe: Recipe, device: str | None, builder: Builder) -> list[str]:
+    """What the check warns of. Raises StillhouseError with every error it finds."""
+    report = preflight(recipe, device, builder.data)
+    if not report.passed:
+        found = "\n".join(f"  {f.what}: {f.told}" for f in report.findings if f.level == "error")
+        raise StillhouseError(f"{recipe.name} cannot run as it stands, and nothing was written:\n{found}")
+    return [f"warning: {f.what}: {f.told}" for f in report.findings if f.level == "warning"]
+
+
 def _run(
-    recipe: Recipe, folder: RunFolder, process: Process, progress: bool | None, listeners: Sequence[Listener]
+    builder: Builder,
+    folder: RunFolder,
+    process: Process,
+    progress: bool | None,
+    listeners: Sequence[Listener],
+    warnings: Sequence[str] = (),
 ) -> Run:
+    recipe = builder.recipe
     shown = progress_view(progress) if process.first else None
     events = Events([*([shown] if shown else []), *listeners])
     try:
-        builder = Builder(recipe, process.device)
+        for warning in warnings:
+            events.say(warning)
         stages = planned(recipe)
         for stage in stages:
             files_there(stage)
@@ -232,6 +259,11 @@ def _ledger(spent: dict[str, dict[str, Any]], found: dict[str, Findings]) -> dic
             roles[role] = own
         ledger[stage] = {"seconds": round(row["seconds"], 3), **roles, **row.get("told", {})}
     return ledger
+
+
+def _holds_other_files(folder: Path) -> bool:
+    """Whether a folder holds what no start of a run leaves."""
+    return folder.is_dir() and any(entry.name not in BEGUN for entry in folder.iterdir())
 
 
 def _new_folder(name: str) -> Path:

@@ -134,9 +134,16 @@ class Builder:
     In a rehearsal, weights that a stage would have handed over are random.
     """
 
-    def __init__(self, recipe: Recipe, device: torch.device | str = "cpu", *, rehearsal: bool = False) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device | str = "cpu",
+        *,
+        rehearsal: bool = False,
+        data: Data | None = None,
+    ) -> None:
         self.recipe, self.device, self.rehearsal = recipe, torch.device(device), rehearsal
-        self.data: Data = recipe.data.build()
+        self.data: Data = recipe.data.build() if data is None else data
         self.handed: dict[str, State] = {}
         self._teachers: dict[str, Frozen] = {}
 

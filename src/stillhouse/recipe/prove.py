@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stillhouse.catalog import papers
+from stillhouse.catalog import evidence, papers
 from stillhouse.catalog.evidence import Arms, Evidence, SeedRun, home
 from stillhouse.catalog.shipped import Shipped, read, recipes
 from stillhouse.errors import Interrupted, ProofFellShort, StillhouseError, nearest
@@ -62,8 +62,10 @@ def prove(
     proofs = [_prepared(recipe, seeds, changes, plugins) for recipe in _named(name, plugins)]
     run = execute or _runner(device, progress, plugins)
     folder = home() if out is None else Path(out)
+    for proof in proofs:
+        _refuse_to_lose(proof, folder)
     found = [_proved(proof, run, folder, keep_runs) for proof in proofs]
-    short = [evidence for evidence in found if evidence.verdict != "proved"]
+    short = [outcome for outcome in found if outcome.verdict != "proved"]
     if short:
         raise ProofFellShort("\n".join(map(_shortfall, short)), evidence=tuple(found))
     return found
@@ -131,6 +133,19 @@ def _prepared(
     return _Proof(file, recipe, chosen, changes, shlex.join(words))
 
 
+def _refuse_to_lose(proof: _Proof, folder: Path) -> None:
+    """Raise where evidence for the recipe as it stands would give way to that of a changed or smaller proof."""
+    path = folder / f"{proof.file.name}.json"
+    if not path.is_file():
+        return
+    there = evidence.read(path)
+    if not there.overrides and (proof.changes or len(proof.seeds) < len(there.seeds)):
+        raise StillhouseError(
+            f"{path} holds the proof of {proof.file.name!r} as it stands, over seeds "
+            f"{', '.join(map(str, there.seeds))}: name another folder with --out for one with changes or fewer seeds"
+        )
+
+
 def _proved(proof: _Proof, run: Execute, folder: Path, keep_runs: bool) -> Evidence:
     """Run every seed, judge, and write the evidence."""
     summaries = {}
@@ -139,11 +154,11 @@ def _proved(proof: _Proof, run: Execute, folder: Path, keep_runs: bool) -> Evide
             summaries[seed] = run(proof.recipe.model_copy(update={"seed": seed}), proof.folder / f"seed-{seed}")
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}\nThe proof goes on with: {proof.command}") from None
-    evidence = _evidence(proof, summaries)
-    evidence.write(folder)
-    if evidence.verdict == "proved" and not keep_runs:
+    outcome = _evidence(proof, summaries)
+    outcome.write(folder)
+    if outcome.verdict == "proved" and not keep_runs:
         shutil.rmtree(proof.folder, ignore_errors=True)
-    return evidence
+    return outcome
 
 
 def _evidence(proof: _Proof, summaries: dict[int, dict[str, Any]]) -> Evidence:
