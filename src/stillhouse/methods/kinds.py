@@ -8,6 +8,11 @@ from pydantic import Field, field_validator
 
 from stillhouse.engine.settings import Positive
 from stillhouse.kinds import AnyKind, Kind
+from stillhouse.objectives import (
+    feature_kinds,  # noqa: F401  importing registers
+    logit_kinds,  # noqa: F401  importing registers
+    relation_kinds,  # noqa: F401  importing registers
+)
 from stillhouse.objectives.kinds import ReverseKL, TermKind
 
 Term = Annotated[TermKind, AnyKind("term", tag="by")]
@@ -33,7 +38,7 @@ class Match(MethodKind):
     def without_teacher(self) -> Match:
         from stillhouse.objectives.kinds import CrossEntropy
 
-        own = [t.model_copy(update={"weight": 1.0}) for t in self.terms if t.signal == "labels"]
+        own = [t.model_copy(update={"weight": 1.0} | t.ungated()) for t in self.terms if t.signal == "labels"]
         return Match(terms=own or [CrossEntropy(signal="labels")])
 
 

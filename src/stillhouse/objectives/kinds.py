@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from stillhouse.kinds import Kind, Strict
+from stillhouse.kinds import AnyKind, Kind, Strict
+from stillhouse.objectives.gate_kinds import GateKind
 
 LABELS = "labels"
 """The signal that stands for the student's logits, held to the data's labels."""
@@ -42,24 +43,43 @@ class TermKind(Kind):
     teacher_signal: str | list[str] | None = None
     """The teacher's signal where it has another name than the student's."""
     weight: float | Ramp = 1.0
-    """Any number, of any sign, or a ramp over the stage."""
+    """Any number, of any sign, or a ramp over the stage. With noisy labels, more than one for the teacher and as
+    much less than zero for the labels (Das & Sanghavi 2023, arXiv:2301.13304)."""
+    gate: Annotated[GateKind, AnyKind("gate", tag="by")] | None = None
+    """A weight for each example, beside the term's own."""
     name: str | None = None
     """What the term is called in logs; by default the signal and the divergence."""
 
     @property
     def student_signals(self) -> list[str]:
         """What the student has to yield."""
-        return ["logits"] if self.signal == LABELS else _listed(self.signal)
+        return self._with_gate("student", ["logits"] if self.signal == LABELS else _listed(self.signal))
 
     @property
     def teacher_signals(self) -> list[str]:
-        """What the teacher has to yield; nothing where the target is the data's labels."""
-        return [] if self.signal == LABELS else _listed(self.teacher_signal or self.signal)
+        """What the teacher has to yield; nothing where target and gate are the data's labels."""
+        return self._with_gate("teacher", [] if self.signal == LABELS else _listed(self.teacher_signal or self.signal))
+
+    @property
+    def teacher_temperatures(self) -> set[float]:
+        """The temperatures at which the teacher's logits are taken; none where they are not."""
+        asked = [] if self.signal == LABELS else _listed(self.teacher_signal or self.signal)
+        own = getattr(self, "teacher_temperature", None) or getattr(self, "temperature", 1.0)
+        gated = self.gate is not None and "teacher" in self.gate.looks_at
+        return ({own} if "logits" in asked else set()) | ({getattr(self.gate, "temperature", 1.0)} if gated else set())
+
+    def ungated(self) -> dict[str, None]:
+        """What to change of it where there is no teacher to look at."""
+        return {"gate": None} if self.gate is not None and "teacher" in self.gate.looks_at else {}
 
     def options(self) -> dict[str, Any]:
         """The keyword options of the loss."""
         common = {*TermKind.model_fields, *FeatureTerm.model_fields, self.tag}
         return {field: getattr(self, field) for field in type(self).model_fields if field not in common}
+
+    def _with_gate(self, side: str, signals: list[str]) -> list[str]:
+        wanted = self.gate is not None and side in self.gate.looks_at and "logits" not in signals
+        return [*signals, "logits"] if wanted else signals
 
 
 class FeatureTerm(TermKind):
@@ -78,6 +98,10 @@ class KL(TermKind):
     by: Literal["kl"] = "kl"
     builds = "stillhouse.objectives.divergences:forward_kl"
     temperature: Temperature = 1.0
+    teacher_temperature: Temperature | None = None
+    """The teacher's, where it is another than the student's."""
+    squared: bool = True
+    """Multiply by T^2."""
 
 
 class ReverseKL(TermKind):
@@ -111,8 +135,15 @@ class CrossEntropy(TermKind):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class MSE(FeatureTerm):
-    """Squared difference, averaged over all but the batch dimension."""
+class Distance(FeatureTerm):
+    """A mean over all but the batch dimension, and over the classes alone where it is on logits."""
+
+    def options(self) -> dict[str, Any]:
+        return super().options() | {"each_position": self.signal == "logits"}
+
+
+class MSE(Distance):
+    """Squared difference, averaged over all but the batch dimension; over the classes where it is on logits."""
 
     by: Literal["mse"] = "mse"
     builds = "stillhouse.objectives.divergences:mse"

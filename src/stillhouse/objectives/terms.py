@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Loss, Signals
 from stillhouse.errors import StillhouseError
+from stillhouse.objectives.gate_kinds import GateKind
 from stillhouse.objectives.kinds import LABELS, Ramp, TermKind
 from stillhouse.objectives.projectors import projector
 
@@ -33,6 +35,7 @@ class Term:
         self._student_asks = "logits" if self.on_labels else kind.signal
         self._teacher_asks = kind.teacher_signal or kind.signal
         self.student_signals, self.teacher_signals = kind.student_signals, kind.teacher_signals
+        self.gate = None if kind.gate is None else Gate(kind.gate, name)
 
     def weight(self, progress: float) -> float:
         """The weight at this share of the stage."""
@@ -53,7 +56,8 @@ class Term:
             pairs = list(zip(_many(ours), _many(theirs), strict=True))
             return nn.ModuleList(projector(how, own, other) for own, other in pairs)
         if self.kind.same_shape:
-            for signal, own, other in zip(self.student_signals, _many(ours), _many(theirs), strict=True):
+            asked = [self._student_asks] if isinstance(self._student_asks, str) else self._student_asks
+            for signal, own, other in zip(asked, _many(ours), _many(theirs), strict=True):
                 if own.shape != other.shape:
                     raise StillhouseError(
                         f"term {self.name!r}: the student's {signal} has shape {tuple(own.shape)}, the teacher's "
@@ -83,7 +87,10 @@ class Term:
             values = part(ours, target, **fields)
         else:
             values = self.function(_projected(part, ours), target, **fields)
-        return Loss(values, weight=self.weight(progress), where=where if self.student_signals == ["logits"] else None)
+        if self.gate is not None:
+            values = self.gate(values, student, teacher, labels)
+        of_answers = self._student_asks in ("logits", ["logits"])
+        return Loss(values, weight=self.weight(progress), where=where if of_answers else None)
 
     def _fields(self, labels: Tensor | None, batch: Batch | None) -> dict[str, Tensor]:
         given = (batch or {}) | ({} if labels is None else {LABELS: labels})
@@ -91,6 +98,30 @@ class Term:
         if missing:
             raise StillhouseError(f"term {self.name!r} needs {', '.join(missing)}, and the batch has none")
         return {field: given[field] for field in (*self.kind.takes, *self.kind.may_take) if field in given}
+
+
+class Gate:
+    """A gate at work: the values of a term, each times a weight that has no gradient."""
+
+    def __init__(self, kind: GateKind, term: str) -> None:
+        self.looks_at, self.term = kind.looks_at, term
+        self.function = partial(kind.target(), **kind.options)
+
+    def __call__(self, values: Tensor, student: Signals, teacher: Signals, labels: Tensor | None) -> Tensor:
+        given = {"student": student.get("logits"), "teacher": teacher.get("logits"), LABELS: labels}
+        seen = [given[name] for name in self.looks_at]
+        if any(one is None for one in seen):
+            raise StillhouseError(
+                f"the gate of term {self.term!r} looks at {', '.join(self.looks_at)}, and one is missing"
+            )
+        with torch.no_grad():
+            weights = self.function(*seen)
+        if weights.shape != values.shape:
+            raise StillhouseError(
+                f"the gate of term {self.term!r} gives weights of shape {tuple(weights.shape)} and the term values of "
+                f"shape {tuple(values.shape)}: a gate fits a term of one value an example (or token)"
+            )
+        return values * weights
 
 
 def build_terms(kinds: Sequence[TermKind]) -> list[Term]:

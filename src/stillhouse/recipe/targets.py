@@ -148,7 +148,7 @@ def _layouts(recipe: Recipe, top_k: int | None, dtype: Literal["float32", "float
     methods = [recipe.method, *(stage.method for stage in recipe.stages if stage.method)]
     terms = [term for method in methods for term in _terms(method)]
     asked = {signal for term in terms for signal in term.teacher_signals} or {"logits"}
-    temperatures = {getattr(term, "temperature", 1.0) for term in terms if "logits" in term.teacher_signals} or {1.0}
+    temperatures = {temperature for term in terms for temperature in term.teacher_temperatures} or {1.0}
     layouts: dict[str, Layout] = {name: Dense(dtype) for name in sorted(asked)}
     if top_k is not None:
         if len(temperatures) > 1:

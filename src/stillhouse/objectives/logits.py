@@ -1,0 +1,307 @@
+"""Losses on logits beyond the plain divergences: hard and virtual targets, decoupled, relational, ranked, multi-label.
+
+As in `divergences`: classes lie over the last dimension, P is the teacher's distribution and Q the student's,
+values come unreduced in at least fp32, and gradients flow to the student alone. Where a loss takes `labels`
+(class indices [...]), a position without one (-100) is worth zero; whether it counts is for the mask to say.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from stillhouse.errors import StillhouseError
+from stillhouse.objectives.divergences import (
+    at_least_fp32,
+    cross_entropy,
+    forward_kl,
+    kl,
+    log_probabilities,
+    require_same_shape,
+    scaled,
+    softened,
+)
+
+
+def soft_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    teacher_temperature: float | None = None,
+    squared: bool = True,
+) -> Tensor:
+    """-T^2 sum_v P_v log Q_v, Hinton et al. 2015 (arXiv:1503.02531), section 2: `forward_kl` plus the entropy of P.
+
+    Args: as for `forward_kl`. Returns [...], the entropy of P (times T^2) where the distributions are equal.
+    """
+    log_q, log_p = log_probabilities(student, teacher, temperature, teacher_temperature)
+    p = log_p.exp()
+    return scaled(-(p * log_q.masked_fill(p == 0, 0.0)).sum(-1), temperature, squared)
+
+
+def hard_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """-log Q_y at the teacher's most likely class y, Touvron et al. 2021 (DeiT, arXiv:2012.12877), eq. 3.
+
+    The student's side may be the logits of a distillation token, taken from a signal of its own.
+
+    Args: logits [..., V]. Returns [...].
+    """
+    require_same_shape(student, teacher)
+    return cross_entropy(student, teacher.argmax(-1))
+
+
+def virtual_teacher_kl(
+    student: Tensor,
+    labels: Tensor,
+    *,
+    correct: float = 0.99,
+    temperature: float = 20.0,
+    student_temperature: float = 1.0,
+) -> Tensor:
+    """KL(U || Q) to a teacher made by hand, Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723), section 5.
+
+    U is the softmax at temperature T of a vector that is `correct` at the label and spreads 1 - correct
+    evenly over the other classes. The authors' code softens U alone; their text softens Q too, which is
+    `student_temperature`. Their code averages over classes and multiplies by a tuned number: here
+    the sum over classes is left to the term's weight.
+
+    Args: student logits [..., V]; labels [...]; 1/V < correct <= 1. Returns [...].
+    """
+    _require_index(student, labels)
+    safe, without = _known(labels)
+    log_q = softened(student, student_temperature)
+    classes = student.shape[-1]
+    made = torch.full_like(log_q, (1 - correct) / (classes - 1)).scatter(-1, safe.unsqueeze(-1), correct)
+    return kl(softened(made, temperature), log_q).masked_fill(without, 0.0)
+
+
+def decoupled(
+    student: Tensor, teacher: Tensor, *, labels: Tensor, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
+) -> Tensor:
+    """T^2 (alpha TCKD + beta NCKD), Zhao et al. 2022 (DKD, arXiv:2203.08679), eq. 7.
+
+    TCKD is the KL between the two sides' (probability of the true class, probability of any other); NCKD is
+    the KL among the other classes, renormalised. With alpha = 1 and beta the teacher's probability of the
+    other classes it is `forward_kl` (eq. 6).
+
+    Args: logits [..., V], V > 1; labels [...]. Returns [...].
+    """
+    require_same_shape(student, teacher)
+    _require_index(student, labels)
+    safe, without = _known(labels)
+    ours, theirs = (_parted(at_least_fp32(side), safe) for side in (student, teacher.detach()))
+    target = forward_kl(ours[0], theirs[0], temperature=temperature, squared=False)
+    others = forward_kl(ours[1], theirs[1], temperature=temperature, squared=False)
+    return (temperature**2 * (alpha * target + beta * others)).masked_fill(without, 0.0)
+
+
+def standardised_kl(student: Tensor, teacher: Tensor, *, temperature: float = 2.0, unbiased: bool = False) -> Tensor:
+    """T^2 KL(P || Q) after each row of logits is brought to mean 0 and deviation 1; Sun et al. 2024
+    (arXiv:2403.01427), algorithm 1. Shift and scale of the student's logits are left free.
+
+    Args:
+        student, teacher: logits [..., V], all finite.
+        temperature: the paper's base temperature.
+        unbiased: divide by V - 1 in the variance, as the authors' code does; by V otherwise.
+
+    Returns [...].
+    """
+    require_same_shape(student, teacher)
+    sides = (_standardised(side, unbiased) for side in (student, teacher.detach()))
+    return forward_kl(*sides, temperature=temperature)
+
+
+def dist_inter(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
+    """1 - Pearson correlation of the two distributions of an example, Huang et al. 2022 (DIST, arXiv:2205.10536):
+    the inter-class relation. The factor T^2 is in the authors' code, not in the text.
+
+    Args: logits [..., V]. Returns [...] in [0, 2], times T^2; one where a distribution is uniform.
+    """
+    log_q, log_p = log_probabilities(student, teacher, temperature)
+    return scaled(1 - _correlation(log_q.exp(), log_p.exp()), temperature, squared)
+
+
+def dist_intra(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
+    """1 - Pearson correlation, over the batch, of the two sides' probabilities of a class: DIST, intra-class.
+
+    A value for each class, not for each example: its mean over classes is the paper's. The batch is what one
+    process sees at once, and at least two examples are needed for anything but ones.
+
+    Args: logits [..., V]. Returns [V] in [0, 2], times T^2.
+    """
+    log_q, log_p = log_probabilities(student, teacher, temperature)
+    columns = (side.exp().flatten(0, -2).T for side in (log_q, log_p))
+    return scaled(1 - _correlation(*columns), temperature, squared)
+
+
+def multi_temperature_kl(
+    student: Tensor, teacher: Tensor, *, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+) -> Tensor:
+    """sum_T T^2 KL(P_T || Q_T), the instance level of Jin et al., CVPR 2023 (multi-level logit distillation).
+
+    Args: logits [..., V]. Returns [...].
+    """
+    return torch.stack([forward_kl(student, teacher, temperature=t) for t in temperatures]).sum(0)
+
+
+def batch_gram(
+    student: Tensor, teacher: Tensor, *, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+) -> Tensor:
+    """The batch level of Jin et al., CVPR 2023: sum over T of squared differences of the Gram matrices Q Q^T, P P^T.
+
+    Entry (i, j) is how alike the predictions for examples i and j are. The mean of the values is the
+    paper's ||G_P - G_Q||^2 / N.
+
+    Args: logits [..., V], N leading positions. Returns [N]: a value for each example, row i of the matrix.
+    """
+    return _gram_differences(student, teacher, temperatures, of_classes=False)
+
+
+def class_gram(
+    student: Tensor, teacher: Tensor, *, temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+) -> Tensor:
+    """The class level of Jin et al., CVPR 2023: as `batch_gram` of Q^T Q and P^T P, classes alike over the batch.
+
+    The matrices are sums over the batch, as in the paper, so that values grow with its square.
+
+    Args: logits [..., V]. Returns [V]: a value for each class; their mean is the paper's ||M_P - M_Q||^2 / V.
+    """
+    return _gram_differences(student, teacher, temperatures, of_classes=True)
+
+
+def plackett_luce(student: Tensor, teacher: Tensor, *, labels: Tensor, teacher_temperature: float = 1.0) -> Tensor:
+    """sum_k P_(pi_k) (logsumexp_(j >= k) s_(pi_j) - s_(pi_k)), Bassam et al. 2025 (PLD, arXiv:2506.12542).
+
+    s are the student's logits and pi ranks the true class first and the others as the teacher does. The k-th
+    choice of that ranking has, under the Plackett-Luce model, the probability Q_(pi_k) among what is left.
+    It is convex in s, and no divergence: its minimum is not zero. With all weight on k = 1 it is `cross_entropy`.
+
+    Args: logits [..., V], all finite; labels [...]. Returns [...].
+    """
+    require_same_shape(student, teacher)
+    _require_index(student, labels)
+    safe, without = _known(labels)
+    theirs = at_least_fp32(teacher.detach())
+    first = torch.zeros_like(theirs, dtype=torch.bool).scatter(-1, safe.unsqueeze(-1), True)
+    ranking = theirs.masked_fill(first, torch.inf).sort(stable=True, dim=-1, descending=True).indices
+    weights = softened(theirs, teacher_temperature).exp().gather(-1, ranking)
+    scores = at_least_fp32(student).gather(-1, ranking)
+    left = scores.flip(-1).logcumsumexp(-1).flip(-1)
+    return (weights * (left - scores)).sum(-1).masked_fill(without, 0.0)
+
+
+def target_enhanced(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    labels: Tensor,
+    gamma: float = 1.0,
+    temperature: float = 1.0,
+    published: Literal["text", "code"] = "text",
+) -> Tensor:
+    """Soft cross-entropy that stresses the true class y, Hao et al. 2023 (one-for-all, arXiv:2310.19444).
+
+    The text: -(1 + P_y)^gamma log Q_y - sum_(v != y) P_v log Q_v, which holds the labels' cross-entropy.
+    The authors' code: -((1 + P_y)^gamma - 1) log Q_y - sum_(v != y) P_v^gamma log Q_v, which does not.
+
+    Args: logits [..., V]; labels [...]. Returns [...].
+    """
+    log_q, log_p = log_probabilities(student, teacher, temperature)
+    _require_index(student, labels)
+    safe, without = _known(labels)
+    p, index = log_p.exp(), safe.unsqueeze(-1)
+    enhanced = (1 + p.gather(-1, index)) ** gamma
+    if published == "text":
+        wanted = p.scatter(-1, index, enhanced)
+    else:
+        wanted = (p**gamma).scatter(-1, index, enhanced - 1)
+    return -(wanted * log_q.masked_fill(wanted == 0, 0.0)).sum(-1).masked_fill(without, 0.0)
+
+
+def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
+    """T^2 sum_v KL(Bernoulli(P_v) || Bernoulli(Q_v)) of sigmoid outputs, Yang et al. 2023 (arXiv:2308.06453).
+
+    For multi-label answers, where classes do not exclude each other.
+
+    Args: logits [..., V]. Returns [...].
+    """
+    ours, theirs = (torch.stack([side, torch.zeros_like(side)], -1) for side in (student, teacher))
+    return forward_kl(ours, theirs, temperature=temperature, squared=squared).sum(-1)
+
+
+def binary_cross_entropy(student: Tensor, target: Tensor) -> Tensor:
+    """-sum_v (y_v log Q_v + (1 - y_v) log(1 - Q_v)), Q the sigmoid: multi-label answers against the data's labels.
+
+    Args: logits [..., V]; target [..., V] of zeros and ones, or probabilities. Returns [...].
+    """
+    require_same_shape(student, target)
+    logits = at_least_fp32(student)
+    wanted = target.detach().to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(-1)
+
+
+def bounded_regression(student: Tensor, teacher: Tensor, *, labels: Tensor, margin: float = 0.0) -> Tensor:
+    """||s - y||^2 where ||s - y||^2 + margin > ||t - y||^2, else 0; Chen et al. 2017 (NeurIPS).
+
+    The teacher's error is a bound: a student that is better by the margin is let alone.
+
+    Args:
+        student, teacher: answers s and t [..., D].
+        labels: true values y [..., D], or [...] where D = 1.
+
+    Returns [...]. Raises StillhouseError when the labels do not fit.
+    """
+    require_same_shape(student, teacher)
+    truth = labels.unsqueeze(-1) if labels.shape == student.shape[:-1] and student.shape[-1] == 1 else labels
+    require_same_shape(student, truth)
+    ours, theirs = ((at_least_fp32(side) - truth.detach()).square().sum(-1) for side in (student, teacher.detach()))
+    return torch.where(ours.detach() + margin > theirs, ours, torch.zeros_like(ours))
+
+
+def _known(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Class indices with zero for what has none, and where that is."""
+    without = labels < 0
+    return labels.masked_fill(without, 0), without
+
+
+def _require_index(student: Tensor, labels: Tensor) -> None:
+    if labels.shape != student.shape[:-1] or labels.is_floating_point():
+        raise StillhouseError(
+            f"labels of shape {tuple(labels.shape)} and type {labels.dtype} do not fit logits of shape "
+            f"{tuple(student.shape)}: this loss needs one class index for each position"
+        )
+
+
+def _parted(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [..., 2] of the labelled class against all others together, and the others' own [..., V - 1]."""
+    index = labels.unsqueeze(-1)
+    rest = torch.arange(logits.shape[-1] - 1, device=logits.device)
+    others = logits.gather(-1, rest + (rest >= index))
+    return torch.cat([logits.gather(-1, index), others.logsumexp(-1, keepdim=True)], -1), others
+
+
+def _standardised(logits: Tensor, unbiased: bool) -> Tensor:
+    logits = at_least_fp32(logits)
+    deviation = logits.std(-1, keepdim=True, correction=int(unbiased))
+    return (logits - logits.mean(-1, keepdim=True)) / (deviation + 1e-7)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's over the last dimension; zero, without gradient, where one side is constant."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return functional.cosine_similarity(a, b, dim=-1)
+
+
+def _gram_differences(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...], of_classes: bool) -> Tensor:
+    """The row sums of squared differences of the two Gram matrices, summed over temperatures."""
+    values = []
+    for temperature in temperatures:
+        sides = log_probabilities(student, teacher, temperature)
+        q, p = (side.exp().flatten(0, -2) for side in sides)
+        grams = [x.T @ x if of_classes else x @ x.T for x in (q, p)]
+        values.append((grams[0] - grams[1]).square().sum(-1))
+    return torch.stack(values).sum(0)
