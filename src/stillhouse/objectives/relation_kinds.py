@@ -1,0 +1,89 @@
+"""Terms on relations between examples or tokens, and contrastive terms. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from stillhouse.objectives.kinds import Temperature, TermKind
+
+
+class RelationTerm(TermKind):
+    """A term on how examples stand to each other within a side: the sides may differ in width."""
+
+    same_shape: ClassVar[bool] = False
+    signal: str = "logits"
+    teacher_signal: str | None = None
+
+
+class RelationalDistance(RelationTerm):
+    """Distances between the examples of a batch, over their mean: RKD-D, Park et al. 2019 (arXiv:1904.05068).
+
+    The authors give it weight 25 on normalised embeddings; it is a mean over pairs.
+    """
+
+    by: Literal["rkd_distance"] = "rkd_distance"
+    builds = "stillhouse.objectives.relations:relational_distance"
+
+
+class RelationalAngle(RelationTerm):
+    """Angles between triplets of a batch: RKD-A, Park et al. 2019 (arXiv:1904.05068).
+
+    The authors give it weight 50; it is a mean over triplets, and needs memory for B^3 of them.
+    """
+
+    by: Literal["rkd_angle"] = "rkd_angle"
+    builds = "stillhouse.objectives.relations:relational_angle"
+
+
+class CorrelationCongruence(RelationTerm):
+    """Kernel matrices of a batch: correlation congruence, Peng et al. 2019 (arXiv:1904.01802)."""
+
+    by: Literal["correlation_congruence"] = "correlation_congruence"
+    builds = "stillhouse.objectives.relations:correlation_congruence"
+    gamma: Annotated[float, Field(gt=0)] = 0.4
+    """Width of the Gaussian kernel."""
+    order: Annotated[int, Field(gt=0)] = 2
+    """Highest power of its Taylor series."""
+
+
+class CRD(RelationTerm):
+    """Contrastive representation distillation with a memory bank, Tian et al. 2020 (arXiv:1910.10699).
+
+    The student is trained through embeddings of its own, which are gone at export.
+    """
+
+    by: Literal["crd"] = "crd"
+    builds = "stillhouse.objectives.contrast:CRD"
+    takes = ("index",)
+    may_take = ("labels",)
+    examples: Annotated[int, Field(gt=1)]
+    """Rows of the bank: the number of training examples."""
+    negatives: Annotated[int, Field(gt=0)] = 16384
+    """Drawn for each example, with replacement."""
+    other_classes: bool = True
+    """Draw them from other classes than the example's (needs labels), or from all other examples."""
+    width: Annotated[int, Field(gt=0)] = 128
+    """Of the embeddings."""
+    temperature: Temperature = 0.07
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the old row that stays when an example is seen again."""
+    partition: bool = True
+    """Divide scores by their mean over the first batch times the number of examples, as the authors' code does."""
+
+
+class BatchContrast(RelationTerm):
+    """Contrast within the batch (InfoNCE; CRD's embeddings without a bank).
+
+    Tian et al. 2020 (arXiv:1910.10699) with the objective of van den Oord et al. 2018 (arXiv:1807.03748), eq. 4.
+    """
+
+    by: Literal["batch_contrast"] = "batch_contrast"
+    builds = "stillhouse.objectives.contrast:BatchContrast"
+    may_take = ("labels",)
+    other_classes: bool = True
+    """Leave examples of the same class out of the negatives (needs labels), or take all other examples."""
+    width: Annotated[int, Field(gt=0)] = 128
+    """Of the embeddings."""
+    temperature: Temperature = 0.07
