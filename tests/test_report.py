@@ -521,7 +521,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path):
         "# toy",
         "The teacher helped: accuracy 95.0\u202f%",
         "- Student: convnet (width 8)",
-        "- Teacher: resnet (depth 20), trained on the data's labels by this run",
+        "- Teacher: resnet (depth 20), trained on the data itself by this run",
         "- Method: match: 0.9 x kl of the logits (temperature 4.0)",
         "licence: CC BY 4.0",
         "| linear.weight | F32 | [10, 32] |",
@@ -529,6 +529,47 @@ def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path):
     ):
         assert shown in card
     assert "licence of the data is not known" not in card
+
+
+def test_the_card_names_the_loss_of_a_method_that_has_one(tmp_path):
+    recipe = "method: {kind: gkd, divergence: {by: reverse_kl, signal: logits, weight: 1.0, temperature: 2.0}}\n"
+    card = write_card(write_run(tmp_path / "run", recipe_yaml=recipe)).read_text()
+    assert "- Method: gkd (divergence reverse\\_kl of the logits (temperature 2.0))" in card
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ("{kind: digits}", ""),
+        ("{kind: text, path: all.txt}", " --root '/home/me/my data'"),
+        ("{kind: text, path: /data/all.txt}", ""),
+        ("{kind: text, path: 'hub:me/texts'}", ""),
+    ],
+)
+def test_a_run_is_repeated_from_its_own_recipe_and_the_root_of_its_paths(tmp_path, data, options):
+    recipe = RECIPE.replace("{kind: digits}", data) + "proof: {expect: [student.accuracy > 0.5]}\n"
+    launch = {"device": None, "root": "/home/me/my data", "plugins": [], "track": None}
+    folder = write_run(tmp_path / "run", recipe_yaml=recipe, launch_json=launch, summary_json=summary(seed=3))
+    page = report(folder)
+    assert f"stillhouse run recipe.yaml --seed 3{options}\n" in page.text
+    assert f"stillhouse prove recipe.yaml{options}\n" in page.text
+    assert "stillhouse prove toy" not in page.text
+    assert f"`stillhouse run recipe.yaml --seed 3{options}`, called in this folder" in write_card(folder).read_text()
+
+
+def test_the_commands_name_the_plug_ins_and_the_device(tmp_path):
+    launch = {"device": "cuda:1", "root": "/r", "plugins": ["/p/mine.py"], "track": None}
+    page = report(write_run(tmp_path / "run", launch_json=launch))
+    assert "stillhouse run recipe.yaml --seed 0 --plugin /p/mine.py --device cuda:1\n" in page.text
+    assert "stillhouse prove" not in page.text  # the recipe has no proof
+
+
+def test_an_unfinished_run_says_how_to_go_on(tmp_path):
+    folder = write_run(tmp_path / "a run", summary_json=None, figures_json=None, ledger_json=None)
+    page = report(folder)
+    assert f"stillhouse resume '{folder}'" in page.text
+    assert "stillhouse run recipe.yaml" not in page.text
+    assert "toy · seed 0" in page.text
 
 
 def test_the_card_of_a_hugging_face_student_names_its_class(tmp_path):

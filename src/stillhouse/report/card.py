@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.engine.folder import read_json, write_text
-from stillhouse.report import numbers
+from stillhouse.report import numbers, repeat
 from stillhouse.report.files import RunFiles, read_run
 from stillhouse.report.table import difference, metric_names, value_text
 from stillhouse.report.verdict import interval_of, verdict
@@ -57,6 +57,12 @@ def line(text: object) -> str:
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#" else c for c in flat)
 
 
+def code(text: str) -> str:
+    """Text on one line as Markdown's code, whatever is in it."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence}{BREAKS.sub(' ', text)}{fence}"
+
+
 def _metrics(run: RunFiles) -> str:
     arms, effect = run.arms, run.effect
     if not arms:
@@ -88,7 +94,7 @@ def _model(spec: Any) -> str:
     if not isinstance(spec, dict):
         return ""
     weights = spec.get("weights") or {}
-    origin = {"trained": "trained on the data's labels by this run", "file": f"from {weights.get('path')}"}
+    origin = {"trained": "trained on the data itself by this run", "file": f"from {weights.get('path')}"}
     start = origin.get(str(weights.get("kind")), f"{weights.get('kind', 'random')} weights")
     return f"{_words(spec.get('network')) or 'the same network as the teacher'}, {start}"
 
@@ -98,6 +104,7 @@ def _words(kind: Any) -> str:
     if not isinstance(kind, dict):
         return str(kind or "")
     options = [f"{key} {value}" for key, value in kind.items() if key != "kind" and _is_plain(value)]
+    options += [f"{key} {_loss(value)}" for key, value in kind.items() if isinstance(value, dict) and "by" in value]
     return f"{kind.get('kind', '')} ({', '.join(options)})" if options else str(kind.get("kind", ""))
 
 
@@ -105,8 +112,15 @@ def _method(method: Any) -> str:
     """A method, and the terms of its objective where it has any."""
     terms = method.get("terms") if isinstance(method, dict) else None
     listed = [t for t in terms if isinstance(t, dict)] if isinstance(terms, list) else []
-    told = (f"{t.get('weight', 1)} x {t.get('by')} of the {t.get('signal')}" + _options(t) for t in listed)
+    told = (f"{t.get('weight', 1)} x {_loss(t)}" for t in listed)
     return f"{_words(method)}: {' + '.join(told)}" if listed else _words(method)
+
+
+def _loss(term: dict[str, Any]) -> str:
+    """A loss with what it compares: "kl of the logits (temperature 4.0)"."""
+    signal = term.get("signal")
+    compared = ", ".join(map(str, signal)) if isinstance(signal, list) else signal
+    return f"{term.get('by')} of the {compared}" + _options(term)
 
 
 def _options(term: dict[str, Any]) -> str:
@@ -177,6 +191,5 @@ def _made_by(run: RunFiles) -> str:
     versions = ", ".join(
         f"{name} {environment[name]}" for name in ("stillhouse", "torch", "python") if name in environment
     )
-    seed = f" --seed {run.seed}" if run.seed is not None else ""
-    command = f"`stillhouse run recipe.yaml{seed}` in this folder gives it again."
+    command = f"{code(repeat.again(run))}, called in this folder, gives it again."
     return f"{line(versions)}. {command} `report.html` shows the curves and figures." if versions else command

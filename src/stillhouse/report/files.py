@@ -34,11 +34,15 @@ class RunFiles:
     ledger: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
+    launch: dict[str, Any] = field(default_factory=dict)
+    """How it was started: device, root, plugins. Not in `missing`: a folder may be shown without it."""
+    classes: int | None = None
+    """Of the student's task, where that is one of telling classes apart."""
     missing: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return str(self.summary.get("name") or self.folder.resolve().name)
+        return str(self.summary.get("name") or self.plan.get("name") or self.folder.resolve().name)
 
     @property
     def arms(self) -> dict[str, dict[str, Any]]:
@@ -48,8 +52,12 @@ class RunFiles:
         return {name: found[name] for name in [*first, *(n for n in found if n not in first)]}
 
     @property
+    def finished(self) -> bool:
+        return bool(self.arms)
+
+    @property
     def seed(self) -> int | None:
-        return self.summary.get("seed")
+        return self.summary.get("seed", self.plan.get("seed"))
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -86,9 +94,18 @@ def read_run(folder: Path) -> RunFiles:
     run.ledger = _read(folder / "ledger.json", dict)
     run.provenance = _read(folder / "provenance.json", dict)
     run.lines = _read_lines(folder / "metrics.jsonl")
+    run.launch = _read(folder / "launch.json", dict)
+    run.classes = _classes(_read(folder / "student" / "config.json", dict))
     if "recipe.yaml" not in missing:
         run.recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
     return run
+
+
+def _classes(config: dict[str, Any]) -> int | None:
+    """How many classes a saved student tells apart."""
+    facts = config.get("facts")
+    found = facts.get("classes") if isinstance(facts, dict) and facts.get("task") == "classification" else None
+    return found if isinstance(found, int) and found > 1 else None
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from stillhouse.engine.folder import write_text
 from stillhouse.evaluation.statistics import Interval
-from stillhouse.report import numbers
+from stillhouse.report import numbers, repeat
 from stillhouse.report.curves import stage_curves
 from stillhouse.report.figures import colours, note, sections
 from stillhouse.report.files import PARTS, RunFiles, read_run
@@ -73,7 +73,7 @@ def section(title: str, content: str) -> str:
 def header(run: RunFiles) -> str:
     """The answer first."""
     answer = verdict(run)
-    seed = f" · seed {run.summary['seed']}" if "seed" in run.summary else ""
+    seed = f" · seed {run.seed}" if run.seed is not None else ""
     eyebrow = tag("p", tag("b", "Stillhouse") + escape(f" · {run.name}{seed}"), class_="eyebrow")
     head = tag("h1", escape(answer.headline)) + tag("p", escape(answer.detail), class_="lead")
     return tag("header", eyebrow + head + facts(run), class_=answer.reading)
@@ -226,14 +226,17 @@ def _yaml_line(line: str) -> str:
 
 
 def reproduce(run: RunFiles) -> str:
-    """The commands that give this run again, and more."""
-    seed = f" --seed {run.summary['seed']}" if "seed" in run.summary else ""
-    steps = [
-        (f"stillhouse run recipe.yaml{seed}", "this run again, from the recipe in its folder"),
-        (f"stillhouse prove {run.name}", "over seeds, against what the recipe expects"),
-        ("stillhouse compare RUN RUN", "this run beside others"),
-    ]
-    lines = "\n".join(f"{escape(command):<44}{tag('span', '# ' + escape(why), class_='key')}" for command, why in steps)
+    """The commands that give this run again, and more; of an unfinished run, the one that goes on with it."""
+    if not run.finished:
+        return _commands([(repeat.onward(run), "goes on from its last checkpoint")]) if run.recipe else ""
+    steps = [(repeat.again(run), "this run again, called in its folder")] if run.recipe else []
+    if proof := repeat.proof(run):
+        steps.append((proof, "its recipe over seeds, against what it expects, called in its folder"))
+    return _commands([*steps, ("stillhouse compare RUN RUN", "this run beside others")])
+
+
+def _commands(steps: Iterable[tuple[str, str]]) -> str:
+    lines = "\n".join(f"{tag('span', '# ' + escape(why), class_='key')}\n{escape(command)}" for command, why in steps)
     return tag("pre", lines, class_="code", tabindex=0)
 
 
