@@ -21,10 +21,12 @@ from safetensors.torch import load_file
 from stillhouse.catalog.papers import papers
 from stillhouse.cli.main import COMMANDS, main
 from stillhouse.engine.contracts import Facts
+from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import ConvNet
 from stillhouse.recipe.registry import known
-from stillhouse.recipe.text import dump, load
-from stillhouse.students.export import _rebuilt, export
+from stillhouse.recipe.text import load
+from stillhouse.students.export import _Whole, export
+from stillhouse.students.load import load_student
 
 TINY = ["train.steps=2", "teacher.weights.steps=1", "train.batch_size=8", "teacher.weights.batch_size=8"]
 Call = Callable[..., tuple[int, str, str]]
@@ -267,13 +269,27 @@ def test_an_exported_generator_is_told_as_one(call: Call, tmp_path: Path) -> Non
 
 def test_what_onnx_exports_is_the_student_behind_its_view(run_folder: Path, tmp_path: Path) -> None:
     run = shutil.copytree(run_folder, tmp_path / "run")
-    recipe = load(run / "recipe.yaml", ["student.view={kind: image, mean: [0.5], std: [0.25]}"])
-    (run / "recipe.yaml").write_text(dump(recipe))
-    whole = _rebuilt(run, json.loads((run / "student" / "config.json").read_text())).eval()
+    config = json.loads((run / "student" / "config.json").read_text())
+    view = {"kind": "image", "mean": [0.5], "std": [0.25]}
+    (run / "student" / "config.json").write_text(json.dumps(config | {"view": view}))
     network = ConvNet(width=8).build(Facts("classification", shape=(1, 8, 8), classes=10)).eval()
     network.load_state_dict(load_file(run / "student" / "model.safetensors"))
     images = torch.rand(3, 1, 8, 8)
-    torch.testing.assert_close(whole(images), network((images - 0.5) / 0.25))
+    torch.testing.assert_close(_Whole(load_student(run))(images), network((images - 0.5) / 0.25))
+
+
+def test_an_exported_student_is_loaded_as_its_readme_says(call: Call, run_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    assert call("export", run_folder, "--to", "safetensors", "--out", folder)[0] == 0
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+    program = "\n".join(
+        line.strip() for line in (folder / "README.md").read_text().splitlines() if line.startswith("    ")
+    )
+    shown = f"import torch\nimages = torch.rand(3, 1, 8, 8)\n{program}\nprint(logits.shape, len(state))"
+    done = subprocess.run([sys.executable, "-c", shown], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("torch.Size([3, 10])")
+    with pytest.raises(StillhouseError, match="holds no student"):
+        load_student(tmp_path / "nothing")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnx") is not None, reason="onnx is installed")
@@ -288,11 +304,10 @@ def test_onnx_gives_the_same_logits(run_folder: Path, tmp_path: Path) -> None:
     import onnxruntime  # type: ignore[import-not-found]
 
     export(run_folder, "onnx", tmp_path / "o")
-    config = json.loads((run_folder / "student" / "config.json").read_text())
     images = torch.rand(5, 1, 8, 8)
     session = onnxruntime.InferenceSession(str(tmp_path / "o" / "model.onnx"))
     (logits,) = session.run(["logits"], {"image": images.numpy()})
-    torch.testing.assert_close(torch.from_numpy(logits), _rebuilt(run_folder, config).eval()(images))
+    torch.testing.assert_close(torch.from_numpy(logits), _Whole(load_student(run_folder))(images))
 
 
 def test_a_proof_that_falls_short_leaves_with_4(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

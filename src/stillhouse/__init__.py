@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stillhouse.recipe.execute import Run, distill, resume
     from stillhouse.recipe.schema import Recipe
     from stillhouse.recipe.text import RecipeError, dump, load, python_program
+    from stillhouse.students.load import load_student
     from stillhouse.taps import Taps
     from stillhouse.teachers.frozen import Frozen
     from stillhouse.teachers.trainer import Taught
@@ -33,6 +34,7 @@ _HOMES = {
     "stillhouse.recipe.execute": "Run distill resume",
     "stillhouse.recipe.schema": "Recipe",
     "stillhouse.recipe.text": "RecipeError dump load python_program",
+    "stillhouse.students.load": "load_student",
     "stillhouse.taps": "Taps",
     "stillhouse.teachers.frozen": "Frozen",
     "stillhouse.teachers.trainer": "Taught",
@@ -64,6 +66,7 @@ __all__ = [
     "forward_kl",
     "generalised_jsd",
     "load",
+    "load_student",
     "python_program",
     "resume",
     "reverse_kl",

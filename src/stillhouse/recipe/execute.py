@@ -225,7 +225,15 @@ def _conclude(
     teacher = arms.get("teacher")
     kind = recipe.student.network or (recipe.teacher and recipe.teacher.network)
     assert kind is not None, "the schema checks that a student has a network"
-    save_student(arms["student"].model.network, kind, builder.data.facts, folder / "student")
+    words = recipe.student
+    save_student(
+        arms["student"].model.network,
+        kind,
+        builder.data.facts,
+        folder / "student",
+        view=words.view,
+        sampler=words.sampler,
+    )
     write_json(folder / "provenance.json", provenance(builder.data, teacher and teacher.model))
     write_json(folder / "ledger.json", _ledger(spent, found))
     write_json(folder / "figures.json", [f | {"arm": name} for name, of in found.items() for f in of.figures])

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Facts
 from stillhouse.engine.folder import disk_errors, read_json, sync
 from stillhouse.errors import StillhouseError, nearest
-from stillhouse.kinds import load_plugin, lookup
-from stillhouse.networks import kinds as _networks  # noqa: F401  (registers the networks)
-from stillhouse.views import kinds as _views  # noqa: F401  (registers the views)
+from stillhouse.students.load import load_student
+from stillhouse.views.model import Model
 
 FORMATS = ("hf", "onnx", "safetensors")
 
@@ -73,17 +69,16 @@ def export(run: str | Path, to: str, out: str | Path) -> Path:
 class _Whole(nn.Module):
     """View and network in one: images [B, C, H, W] in [0, 1] to logits [B, classes]."""
 
-    def __init__(self, network: nn.Module, view: Any) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.network, self.view = network, view
+        self.model = model
 
     def forward(self, image: Tensor) -> Tensor:
-        output = self.network(self.view.inputs({"image": image})[""])
-        return self.view.read(output, {"image": image})["logits"]
+        return self.model.signals({"image": image})["logits"]
 
 
 def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
-    if "network" not in config or config["facts"]["task"] != "classification" or _student(run).get("sampler"):
+    if "network" not in config or config["facts"]["task"] != "classification" or config.get("sampler"):
         raise StillhouseError(
             "only classifiers of images are exported to ONNX; a generator goes --to safetensors, "
             "a language model --to hf"
@@ -95,7 +90,7 @@ def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
         raise StillhouseError(
             f"ONNX needs the package {error.name!r}, which is not installed: pip install 'stillhouse[onnx]'"
         ) from error
-    whole = _rebuilt(run, config).eval()
+    whole = _Whole(load_student(run, _plugins(run))).eval()
     image = torch.zeros(2, *config["facts"]["shape"])
     torch.onnx.export(
         whole,
@@ -110,38 +105,13 @@ def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
     )
 
 
-def _rebuilt(run: Path, config: dict[str, Any]) -> _Whole:
-    """The student's network with its weights, and its view."""
-    for plugin in _launch(run).get("plugins", ()):
-        load_plugin(plugin)
-    given = config["facts"]
-    facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]))
-    network = _kind("network", config["network"]).build(facts)
-    network.load_state_dict(load_file(run / "student" / "model.safetensors"))
-    return _Whole(network, _kind("view", _view(run)).build(facts))
-
-
-def _kind(family: str, options: dict[str, Any]) -> Any:
-    return lookup(family, options["kind"]).model_validate(options)
-
-
-def _launch(run: Path) -> dict[str, Any]:
+def _plugins(run: Path) -> list[str]:
     path = run / "launch.json"
-    return read_json(path) if path.exists() else {}
-
-
-def _student(run: Path) -> dict[str, Any]:
-    """The student in the words of the run's recipe."""
-    return yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))["student"]
-
-
-def _view(run: Path) -> dict[str, Any]:
-    """The student's view as the run's recipe names it; the plain one where it names none."""
-    return _student(run).get("view") or {"kind": "image"}
+    return read_json(path).get("plugins", []) if path.exists() else []
 
 
 def _readme(run: Path, config: dict[str, Any], to: str) -> str:
-    facts, view, sampler = config["facts"], _view(run), _student(run).get("sampler")
+    facts, view, sampler = config["facts"], config.get("view") or {}, config.get("sampler")
     network, shape = _words(config["network"]), " x ".join(map(str, facts["shape"]))
     mean, std = view.get("mean", [0.0]), view.get("std", [1.0])
     lines = [f"# {run.resolve().name}: the student", ""]
@@ -168,9 +138,19 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
         ]
     lines += [
         "",
-        '    state = safetensors.torch.load_file("model.safetensors")',
+        "With Stillhouse:",
         "",
-        "The names of the parameters are those of the network's layers; config.json has its sizes.",
+        "    from stillhouse import load_student",
+        "",
+        '    student = load_student(".")  # this folder',
+        *([] if sampler else ['    logits = student.signals({"image": images})["logits"]']),
+        "",
+        "Without it, model.safetensors holds the parameters by the names of the network's layers, and config.json its",
+        "sizes:",
+        "",
+        "    from safetensors.torch import load_file",
+        "",
+        '    state = load_file("model.safetensors")',
     ]
     return "\n".join(lines) + "\n"
 
