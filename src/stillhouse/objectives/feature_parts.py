@@ -176,8 +176,9 @@ class SemanticCalibration(nn.Module):
     For each example, the weights of the teacher's layers for a layer of the student are a softmax of q . k (eq. 5): q
     and k are two-layer perceptrons, of a layer each, of the example's similarities to the batch, divided by their
     2-norm. The value is the weighted mean squared difference to the teacher's layers after convolutions 1 x 1, 3 x 3,
-    1 x 1 with batch norm (eq. 6), averaged over the student's layers as in the code. The perceptrons' input is as
-    wide as the batch is long, so `batch_size` must be that of training (of a process and a micro-batch).
+    1 x 1 with batch norm (eq. 6), averaged over the student's layers as in the code. The perceptrons' input has
+    `batch_size` places: that of training (of a process and a micro-batch). In a shorter batch, the similarities to
+    the examples that are not there are zero.
     """
 
     def __init__(self, student: Sides, target: Sides, *, batch_size: int, factor: int = 4) -> None:
@@ -190,12 +191,7 @@ class SemanticCalibration(nn.Module):
 
     def forward(self, student: Sides, target: Sides) -> Tensor:
         ours, theirs = _many(student), [other.detach() for other in _many(target)]
-        if len(ours[0]) != self.batch_size:
-            raise StillhouseError(
-                f"`by: semckd` was told batch_size {self.batch_size} and got a batch of {len(ours[0])}: set it to "
-                "train.batch_size, divided by the number of processes and by train.accumulate"
-            )
-        shares = self.shares(ours, theirs).to(at_least_fp32(ours[0]).dtype)
+        shares = self.shares(ours, theirs)
         total = torch.zeros((), device=ours[0].device)
         for i, own in enumerate(ours):
             for j, other in enumerate(theirs):
@@ -206,9 +202,19 @@ class SemanticCalibration(nn.Module):
 
     def shares(self, student: list[Tensor], target: list[Tensor]) -> Tensor:
         """The weights [B, student's layers, teacher's layers]; they sum to one over the last."""
-        queries = [_unit(query(_gram(own))) for query, own in zip(self.queries, student, strict=True)]
-        keys = [_unit(key(_gram(other))) for key, other in zip(self.keys, target, strict=True)]
-        return (torch.stack(queries, 1) @ torch.stack(keys, 1).mT).softmax(-1)
+        queries = [_unit(query(self._similarities(own))) for query, own in zip(self.queries, student, strict=True)]
+        keys = [_unit(key(self._similarities(other))) for key, other in zip(self.keys, target, strict=True)]
+        return at_least_fp32(torch.stack(queries, 1) @ torch.stack(keys, 1).mT).softmax(-1)
+
+    def _similarities(self, x: Tensor) -> Tensor:
+        """Products of all pairs of the batch, [B, batch_size]."""
+        missing = self.batch_size - len(x)
+        if missing < 0:
+            raise StillhouseError(
+                f"`by: semckd` was told batch_size {self.batch_size} and got a batch of {len(x)}: set it to "
+                "train.batch_size, divided by the number of processes and by train.accumulate"
+            )
+        return functional.pad(_products(x, x), (0, missing))
 
 
 class OrthogonalProjection(nn.Module):
@@ -326,10 +332,10 @@ class CrossLayerAttention(nn.Module):
     """AFD: which layers to compare, by attention, Ji et al. 2021 (AAAI, arXiv:2102.02973), section 3.
 
     For each example and each layer t of the teacher, the weights of the student's layers s are a softmax over s of
-    (q_t^T W k_s + p_t^T p_s) / sqrt(width): q and k are linear maps of the layers' channels averaged over
-    positions, p learned positions. The value is the sum over both of the weight times the squared distance of the
-    layers' attention maps (mean of squares over the channels, divided by its 2-norm), averaged over the teacher's
-    layers. The student's maps are resized to the teacher's; the paper's code has batch norm on q and k, left out here.
+    (q_t . W_t k_s + p_t . p_s) / sqrt(width): q_t and k_s (this one after a ReLU) are linear maps of the layers'
+    channels averaged over positions, p learned positions. The value is the sum over t and s of the weight times the
+    mean squared difference of the layers' attention maps: the mean of squares over the channels, the student's pooled
+    to the teacher's resolution, divided by the 2-norm. The code's batch norm in q, k and W is left out.
 
     Args: one feature map or a list, of each side; any widths, resolutions and numbers of layers.
     """
@@ -340,7 +346,7 @@ class CrossLayerAttention(nn.Module):
         self.width = width
         self.keys = nn.ModuleList(nn.Linear(_width(own), width) for own in ours)
         self.queries = nn.ModuleList(nn.Linear(_width(other), width) for other in theirs)
-        self.bilinear = nn.Linear(width, width, bias=False)
+        self.bilinear = nn.Linear(width, len(theirs) * width, bias=False)
         self.key_positions = nn.Parameter(torch.randn(len(ours), width) / width**0.5)
         self.query_positions = nn.Parameter(torch.randn(len(theirs), width) / width**0.5)
 
@@ -348,19 +354,20 @@ class CrossLayerAttention(nn.Module):
         ours, theirs = _many(student), [other.detach() for other in _many(target)]
         shares = self.shares(ours, theirs)
         total = torch.zeros((), device=ours[0].device)
-        for i, own in enumerate(ours):
-            for j, other in enumerate(theirs):
-                one, two = both(own, other)
-                distance = (_seen(_resized(as_map(one), as_map(two))) - _seen(as_map(two))).square().sum(1)
-                total = total + shares[:, j, i] * distance
-        return total / len(theirs)
+        for s, own in enumerate(ours):
+            for t, other in enumerate(theirs):
+                one, two = both(as_map(own), as_map(other))
+                distance = (_attention(one, two.shape[2:]) - _attention(two, two.shape[2:])).square().mean(1)
+                total = total + shares[:, t, s] * distance
+        return total
 
     def shares(self, student: list[Tensor], target: list[Tensor]) -> Tensor:
         """The weights [B, teacher's layers, student's layers]; they sum to one over the last."""
-        keys = torch.stack([key(_pooled(own)) for key, own in zip(self.keys, student, strict=True)], 1)
+        keys = torch.stack([key(_pooled(own)).relu() for key, own in zip(self.keys, student, strict=True)], 1)
+        asked = self.bilinear(keys).unflatten(-1, (len(target), self.width))  # [B, s, t, width]
         queries = [query(_pooled(other).to(keys.dtype)) for query, other in zip(self.queries, target, strict=True)]
-        scores = self.bilinear(torch.stack(queries, 1)) @ keys.mT + self.query_positions @ self.key_positions.mT
-        return at_least_fp32(scores / self.width**0.5).softmax(-1)
+        scores = (asked * torch.stack(queries, 1).unsqueeze(1)).sum(-1).mT
+        return at_least_fp32((scores + self.query_positions @ self.key_positions.mT) / self.width**0.5).softmax(-1)
 
 
 def as_map(x: Tensor) -> Tensor:
@@ -403,8 +410,9 @@ def _unit(x: Tensor) -> Tensor:
     return functional.normalize(x.flatten(1), dim=1)
 
 
-def _seen(x: Tensor) -> Tensor:
-    return _unit(x.square().mean(1))
+def _attention(x: Tensor, size: torch.Size) -> Tensor:
+    """AFD's map of where a layer is active, [B, H W]."""
+    return _unit(functional.adaptive_avg_pool2d(x.square().mean(1), (size[0], size[1])))
 
 
 def _resized(x: Tensor, like: Tensor) -> Tensor:
@@ -412,13 +420,9 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
 
 
 @full_precision
-def _similarities(student: Tensor, target: Tensor) -> Tensor:
-    return student.flatten(1) @ target.flatten(1).T
-
-
-def _gram(x: Tensor) -> Tensor:
-    x = at_least_fp32(x)
-    return _similarities(x, x)
+def _products(student: Tensor, target: Tensor) -> Tensor:
+    ours, theirs = both(student, target)
+    return ours.flatten(1) @ theirs.flatten(1).T
 
 
 def _convolved(inside: int, outside: int) -> list[nn.Module]:
