@@ -331,6 +331,7 @@ def test_a_hint_through_a_one_by_one_convolution() -> None:
     mixing = drawn(6, 9, seed=2, dtype=torch.float32)
     teacher = torch.einsum("bchw,cd->bdhw", student, mixing)
     through = projectors.projector("conv", student, teacher)
+    assert isinstance(through, nn.Conv2d)
     with torch.no_grad():
         through.weight.copy_(mixing.T[:, :, None, None])
     torch.testing.assert_close(mse(through(student), teacher), torch.zeros(4), atol=1e-6, rtol=0)
@@ -515,6 +516,7 @@ def test_the_orthogonal_projector_stays_orthogonal(widths: tuple[int, int]) -> N
     student, teacher = drawn(8, widths[0], seed=1), drawn(8, widths[1], seed=2)
     loss = parts.OrthogonalProjection(student, teacher).double()
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
+    assert isinstance(loss.project, nn.Linear)
     before = loss.project.weight.detach().clone()
     for _ in range(5):
         optimizer.zero_grad()
