@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from stillhouse.engine.events import Listener, Saved
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.objectives.contrast import CRD, BatchContrast
 from stillhouse.objectives.relations import correlation_congruence, relational_angle, relational_distance
+from stillhouse.objectives.token_relations import HeadMap, TaskFilters, attention_relations, attention_scores
 from stillhouse.recipe.execute import distill, resume
 from stillhouse.recipe.schema import Recipe
 
@@ -391,6 +393,204 @@ def test_gradients_of_contrast(build: Callable[[], nn.Module]) -> None:
     assert given["teacher"].grad is None
 
 
+# --- relations between tokens ----------------------------------------------------------------
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+def tokens(count: int, width: int, *, seed: int) -> list[Tensor]:
+    return [features(2, 4, width, seed=seed + 100 * n) for n in range(count)]
+
+
+def naive_scores(one: Tensor, two: Tensor, heads: int) -> list[list[Rows]]:
+    """[example][head][token][token]"""
+    width = one.shape[-1] // heads
+    return [
+        [
+            [
+                [dot(a[h * width : (h + 1) * width], b[h * width : (h + 1) * width]) / width**0.5 for b in second]
+                for a in first
+            ]
+            for h in range(heads)
+        ]
+        for first, second in zip(one.tolist(), two.tolist(), strict=True)
+    ]
+
+
+def naive_softmax(scores: list[float]) -> list[float]:
+    weights = [math.exp(s) for s in scores]
+    return [w / sum(weights) for w in weights]
+
+
+def visible(example: int, causal: bool, masked: bool) -> list[tuple[int, list[int]]]:
+    """Each token that counts, and the tokens it looks at."""
+    length = int(MASK[example].sum()) if masked else 4
+    return [(t, list(range(t + 1 if causal else length))) for t in range(length)]
+
+
+views = pytest.mark.parametrize(("causal", "masked"), [(False, False), (True, False), (False, True), (True, True)])
+
+
+@views
+def test_attention_relations_equal_the_loops(causal: bool, masked: bool) -> None:
+    student, teacher = tokens(3, 4, seed=50), tokens(3, 8, seed=51)
+    values = []
+    for example in range(2):
+        value = 0.0
+        for a, b in ((0, 1), (2, 2)):
+            for h in range(2):
+                rows = [naive_scores(side[a], side[b], 2)[example][h] for side in (student, teacher)]
+                seen = visible(example, causal, masked)
+                for t, among in seen:
+                    q, p = (naive_softmax([row[t][u] for u in among]) for row in rows)
+                    value += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True)) / 2 / len(seen)
+        values.append(value)
+    mask = MASK if masked else None
+    found = attention_relations(student, teacher, heads=2, relations=["qk", "vv"], causal=causal, attention_mask=mask)
+    torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64))
+
+
+@views
+def test_attention_scores_equal_the_loops(causal: bool, masked: bool) -> None:
+    student, teacher = tokens(2, 4, seed=52), tokens(2, 8, seed=53)
+    values = []
+    for example in range(2):
+        squares = [
+            (naive_scores(*student, 2)[example][h][t][u] - naive_scores(*teacher, 2)[example][h][t][u]) ** 2
+            for h in range(2)
+            for t, among in visible(example, causal, masked)
+            for u in among
+        ]
+        values.append(sum(squares) / len(squares))
+    found = attention_scores(student, teacher, heads=2, causal=causal, attention_mask=MASK if masked else None)
+    torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64))
+
+
+@views
+def test_head_map_equals_the_loops(causal: bool, masked: bool) -> None:
+    """Two layers of two heads learn to show four layers of one head."""
+    student, teacher = tokens(4, 4, seed=54), tokens(8, 3, seed=55)
+    torch.manual_seed(2)
+    module = HeadMap(student, teacher, heads=2, teacher_heads=1, causal=causal).double()
+    weight = module.align.weight.flatten(1).tolist()
+    assert module.align.bias is not None
+    bias = module.align.bias.tolist()
+    values = []
+    for example in range(2):
+        maps: list[list[list[float]]] = []
+        for side, heads in ((student, 2), (teacher, 1)):
+            found = []
+            for q, k in zip(side[::2], side[1::2], strict=True):
+                for scores in naive_scores(q, k, heads)[example]:
+                    seen = visible(example, causal, masked)
+                    found.append([p for t, among in seen for p in naive_softmax([scores[t][u] for u in among])])
+            maps.append(found)
+        value = 0.0
+        for n, target in enumerate(maps[1]):
+            mixed = [dot(weight[n], list(column)) + bias[n] for column in zip(*maps[0], strict=True)]
+            p, q = naive_softmax(target), naive_softmax(mixed)
+            value += sum(x * math.log(x / y) for x, y in zip(p, q, strict=True))
+        values.append(value)
+    found = module(student, teacher, attention_mask=MASK if masked else None)
+    torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64))
+
+
+def task_filters() -> TaskFilters:
+    torch.manual_seed(3)
+    return TaskFilters(tokens(2, 3, seed=0), tokens(2, 5, seed=0), classes=3).double()
+
+
+def test_task_filters_equal_the_loops_and_keep_two_gradients_apart() -> None:
+    module, labels = task_filters(), torch.tensor([2, 0])
+    student, teacher = tokens(2, 3, seed=56), tokens(2, 5, seed=57)
+    values = [0.0, 0.0]
+    for n in range(2):
+        own, other = module.student_filters[n](student[n]).tolist(), module.teacher_filters[n](teacher[n])
+        for b in range(2):
+            pairs = [
+                (x, y)
+                for one, two in zip(own[b], other[b].tolist(), strict=True)
+                for x, y in zip(one, two, strict=True)
+            ]
+            p = naive_softmax(module.heads[n](other[b].mean(0)).tolist())
+            values[b] += (sum((x - y) ** 2 for x, y in pairs) / len(pairs) - math.log(p[int(labels[b])])) / 2
+    student = [x.requires_grad_() for x in student]
+    value = module(student, teacher, labels=labels)
+    torch.testing.assert_close(value, torch.tensor(values, dtype=torch.float64))
+    teachers_own = [p for part in (module.teacher_filters, module.heads) for p in part.parameters()]
+    found = torch.autograd.grad(value.sum(), teachers_own)
+    shifted = module([x + 1 for x in student], teacher, labels=labels)
+    for one, two in zip(found, torch.autograd.grad(shifted.sum(), teachers_own), strict=True):
+        assert torch.equal(one, two), "what the student does teaches the teacher's filter nothing"
+    with pytest.raises(StillhouseError, match="one class an example"):
+        module(student, teacher, labels=torch.zeros(2, 4, dtype=torch.long))
+    with pytest.raises(StillhouseError, match="as many on each side"):
+        TaskFilters(student, teacher[:1], classes=3)
+
+
+def head_map() -> HeadMap:
+    torch.manual_seed(2)
+    return HeadMap(tokens(2, 4, seed=0), tokens(2, 6, seed=0), heads=2, teacher_heads=3, causal=True).double()
+
+
+TOKENS: dict[str, Callable[[list[Tensor], list[Tensor]], Tensor]] = {
+    "relations": lambda s, t: attention_relations([*s, s[0]], [*t, t[0]], heads=2, causal=True, attention_mask=MASK),
+    "scores": lambda s, t: attention_scores(s, t, heads=2, causal=True, attention_mask=MASK),
+    "head map": lambda s, t: head_map()(s, t, attention_mask=MASK),
+    "filters": lambda s, t: filters_of(s, t)(s, t, labels=torch.tensor([1, 0])),
+}
+
+
+def filters_of(student: list[Tensor], teacher: list[Tensor]) -> TaskFilters:
+    torch.manual_seed(3)
+    return TaskFilters(student, teacher, classes=2).double()
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_gradients_between_tokens(name: str) -> None:
+    """With padding and a causal mask, where log 0 lurks; equal tokens; and the teacher gets none."""
+    student, teacher = tokens(2, 4, seed=58), tokens(2, 6, seed=59)
+    student[0][:, 1] = student[0][:, 0]
+    own = [x.requires_grad_() for x in student]
+    other = [x.requires_grad_() for x in teacher]
+    assert torch.autograd.gradcheck(lambda *s: TOKENS[name](list(s), teacher), own)
+    TOKENS[name](own, other).sum().backward()
+    assert all(x.grad is not None and x.grad.abs().max() > 1e-4 for x in own)
+    assert all(x.grad is None for x in other)
+
+
+@pytest.mark.parametrize("name", ["relations", "scores"])
+def test_the_same_tokens_give_zero_and_padding_does_not_count(name: str) -> None:
+    same, other = tokens(2, 4, seed=60), tokens(2, 4, seed=61)
+    assert TOKENS[name](same, same).abs().max() < 1e-12
+    before = TOKENS[name](same, other)
+    for side in (same, other):
+        for of in side:
+            of[1, 2:] = 50.0
+    torch.testing.assert_close(TOKENS[name](same, other), before)
+
+
+@pytest.mark.parametrize("name", ["relations", "scores"])
+def test_tokens_in_half_precision_and_under_autocast_are_computed_in_fp32(name: str) -> None:
+    student, teacher = ([x.bfloat16() for x in tokens(2, 4, seed=seed)] for seed in (63, 64))
+    expected = TOKENS[name]([x.double() for x in student], [x.double() for x in teacher])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = TOKENS[name](student, teacher)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_signals_that_are_no_attention_are_refused() -> None:
+    three, two = tokens(3, 4, seed=62), tokens(2, 4, seed=62)
+    with pytest.raises(StillhouseError, match=r"\[queries, keys, values\], and 2"):
+        attention_relations(two, two, heads=2)
+    with pytest.raises(StillhouseError, match="multiple of 3 heads"):
+        attention_relations(three, three, heads=3)
+    with pytest.raises(StillhouseError, match=r"\[queries, keys\], and 3"):
+        attention_scores(three, three, heads=2)
+    with pytest.raises(StillhouseError, match="of each layer in turn, and 3"):
+        HeadMap(three, two, heads=2, teacher_heads=2)
+
+
 # --- in a run --------------------------------------------------------------------------------
 
 TERMS: dict[str, dict[str, Any]] = {
@@ -399,6 +599,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "correlation_congruence": {"signal": "features.layers.0"},
     "crd": {"signal": "features.layers.0", "examples": 1797, "negatives": 64, "width": 8},
     "batch_contrast": {"signal": "features.layers.0", "width": 8},
+    "task_filters": {"signal": ["features.layers.0", "features.layers.1"], "classes": 10, "width": 6},
 }
 
 
@@ -431,6 +632,49 @@ def test_one_step_of_each_in_a_run(tmp_path: Path, by: str) -> None:
     assert state is not None
     assert set(state["network"]) == {"layers.0.weight", "layers.0.bias", "layers.2.weight", "layers.2.bias"}
     assert f"/{by}" in (run / "metrics.jsonl").read_text()
+
+
+ATTENTION = "features.model.layers.{}.self_attn.{}_proj"
+LANGUAGE: dict[str, dict[str, Any]] = {
+    "attention_relations": {"signal": [ATTENTION.format(0, x) for x in "qkv"], "heads": 4},
+    "attention_scores": {"signal": [ATTENTION.format(0, x) for x in "qk"], "heads": 2},
+    "head_map": {
+        "signal": [ATTENTION.format(0, x) for x in "qk"],
+        "teacher_signal": [ATTENTION.format(n, x) for n in range(2) for x in "qk"],
+        "heads": 2,
+        "teacher_heads": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("by", LANGUAGE)
+def test_one_step_of_each_on_a_language_model(tmp_path: Path, by: str) -> None:
+    draw = random.Random(0)
+    words = ["copper", "kettle", "barley", "water", "smoke", "cask", "peat", "spirit"]
+    (tmp_path / "notes.txt").write_text("\n\n".join(" ".join(draw.choices(words, k=30)) for _ in range(100)))
+    train = {"steps": 1, "batch_size": 4, "log_every": 1}
+    small, large = ({"kind": "llama", "width": 8 * n, "layers": n, "heads": 2} for n in (1, 2))
+    chosen = {
+        "name": "tokens",
+        "data": {"kind": "text", "path": str(tmp_path / "notes.txt"), "block": 16, "vocabulary": 280},
+        "teacher": {"network": large, "weights": {"kind": "trained", **train}},
+        "student": {"network": small},
+        "method": {"kind": "match", "terms": [{"by": by, "causal": True} | LANGUAGE[by]]},
+        "train": train,
+        "evaluate": ["perplexity"],
+        "control": False,
+    }
+    distill(Recipe.model_validate(chosen), out=tmp_path / "run", device="cpu", progress=False)
+    (line,) = [
+        losses
+        for text in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        for name, losses in json.loads(text)["losses"].items()
+        if name.endswith(by)
+    ]
+    assert line > 0
+    state = read_summed(tmp_path / "run" / "stages", "student")
+    assert state is not None
+    assert not any("align" in name for name in state["network"])
 
 
 def test_a_resumed_crd_run_ends_where_the_straight_one_does(tmp_path: Path) -> None:

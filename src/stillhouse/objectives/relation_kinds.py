@@ -8,6 +8,8 @@ from pydantic import Field
 
 from stillhouse.objectives.kinds import Temperature, TermKind
 
+Heads = Annotated[int, Field(gt=0)]
+
 
 class RelationTerm(TermKind):
     """A term on how examples stand to each other within a side: the sides may differ in width."""
@@ -87,3 +89,62 @@ class BatchContrast(RelationTerm):
     width: Annotated[int, Field(gt=0)] = 128
     """Of the embeddings."""
     temperature: Temperature = 0.07
+
+
+class TokenRelationTerm(TermKind):
+    """A term on how the tokens of an example stand to each other; padding is left out where the batch tells it.
+
+    The signal is a list of queries, keys and values, such as `features.layers.5.self_attn.q_proj`.
+    """
+
+    same_shape: ClassVar[bool] = False
+    may_take = ("attention_mask",)
+    causal: bool = False
+    """A token looks at itself and those before it, as in a causal language model."""
+
+
+class AttentionRelations(TokenRelationTerm):
+    """Relations between queries, keys and values: MiniLMv2 (arXiv:2012.15828).
+
+    MiniLM (arXiv:2002.10957) with `relations: [qk, vv]`.
+    """
+
+    by: Literal["attention_relations"] = "attention_relations"
+    builds = "stillhouse.objectives.token_relations:attention_relations"
+    heads: Heads
+    """Slices of the width, on both sides: MiniLMv2's relation heads, MiniLM's attention heads."""
+    relations: Annotated[list[Literal["qk", "qq", "kk", "vv"]], Field(min_length=1)] = ["qq", "kk", "vv"]
+
+
+class AttentionScores(TokenRelationTerm):
+    """Attention before its softmax: TinyBERT, Jiao et al. 2020 (arXiv:1909.10351), eq. 7."""
+
+    by: Literal["attention_scores"] = "attention_scores"
+    builds = "stillhouse.objectives.token_relations:attention_scores"
+    heads: Heads
+    """Attention heads, as many on both sides."""
+
+
+class HeadMap(TokenRelationTerm):
+    """A learned map from the student's attention heads to the teacher's: align-to-distill.
+
+    Jin et al. 2024 (arXiv:2403.01479). The signals are queries and keys of each layer in turn.
+    """
+
+    by: Literal["head_map"] = "head_map"
+    builds = "stillhouse.objectives.token_relations:HeadMap"
+    heads: Heads
+    """The student's attention heads in a layer."""
+    teacher_heads: Heads
+
+
+class TaskFilters(TermKind):
+    """Layers compared through filters that keep what the task needs: TED, Liang et al. 2023 (arXiv:2210.01351)."""
+
+    same_shape: ClassVar[bool] = False
+    by: Literal["task_filters"] = "task_filters"
+    builds = "stillhouse.objectives.token_relations:TaskFilters"
+    takes = ("labels",)
+    classes: Annotated[int, Field(gt=1)]
+    width: Annotated[int, Field(gt=0)] | None = None
+    """Of what the filters give; by default the teacher's."""
