@@ -93,9 +93,8 @@ def decoupled(
     require_same_shape(student, teacher)
     _require_index(student, labels)
     safe, without = _known(labels)
-    ours, theirs = (_parted(at_least_fp32(side), safe) for side in (student, teacher.detach()))
-    target = forward_kl(ours[0], theirs[0], temperature=temperature, squared=False)
-    others = forward_kl(ours[1], theirs[1], temperature=temperature, squared=False)
+    ours, theirs = (_parted(at_least_fp32(side) / temperature, safe) for side in (student, teacher.detach()))
+    target, others = (forward_kl(own, other) for own, other in zip(ours, theirs, strict=True))
     return (temperature**2 * (alpha * target + beta * others)).masked_fill(without, 0.0)
 
 
