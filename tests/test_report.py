@@ -26,7 +26,7 @@ from stillhouse.report.curves import stage_curves, thin
 from stillhouse.report.files import PARTS, read_run
 from stillhouse.report.page import write_report
 from stillhouse.report.svg import Scale, scale_for
-from stillhouse.report.table import arms_table
+from stillhouse.report.table import aligned, arms_table
 from stillhouse.report.verdict import verdict
 from test_evaluation import arm, context, random_answers
 
@@ -489,6 +489,44 @@ def test_compare_sets_other_recipes_apart_and_says_what_differs(tmp_path):
     page = Page(found.html(tmp_path / "comparison.html"))
     assert "toy method.terms.0.temperature=1.0" in page.text
     assert page.count("script") == 0
+
+
+def test_a_comparison_of_settings_fits_a_terminal_and_counts_what_it_holds(tmp_path):
+    """Eight settings whose labels are far wider than a terminal: none of its lines is."""
+    long = RECIPE.replace("width: 8", "width: {n}").replace("epochs: 15", "epochs: 15{n}").replace("4.0", "{n}.0")
+    folders = [write_run(tmp_path / f"{n}", recipe_yaml=long.replace("{n}", f"{n}")) for n in range(8)]
+    told = compare(folders)
+    assert max(map(len, told.table().splitlines())) <= 120
+    assert told.headline == "8 runs: 1 recipe, 8 settings"
+    for number in range(1, 9):
+        assert told.table().count(f"[{number}]") == 2  # over its block, and over its column
+    page = Page(told.html(tmp_path / "page.html"))
+    assert "8 runs: 1 recipe, 8 settings" in page.text
+    assert "standard deviations" not in page.text
+    assert "One run of each" in page.text
+
+
+def test_a_comparison_of_seeds_says_what_its_intervals_are_over(tmp_path):
+    one = write_run(tmp_path / "one")
+    seeded = [
+        write_run(tmp_path / f"{n}", summary_json=summary(n), recipe_yaml=RECIPE.replace("seed: 0", f"seed: {n}"))
+        for n in (1, 2)
+    ]
+    other = write_run(tmp_path / "other", summary_json=summary(name="other"))
+    together = compare([one, *seeded])
+    assert together.headline == "3 runs of 1 recipe"
+    assert "Over seeds: means and standard deviations" in Page(together.html(tmp_path / "a.html")).text
+    mixed = compare([one, *seeded, other])
+    assert mixed.headline == "4 runs of 2 recipes"
+    assert "Where there are several seeds: means" in Page(mixed.html(tmp_path / "b.html")).text
+
+
+def test_a_table_that_is_too_wide_goes_on_below():
+    rows = [["", "a", "b", "c"], ["one", "x" * 10, "y" * 10, "z" * 40]]
+    parts = aligned(rows, room=30).split("\n\n")
+    assert [part.splitlines()[0].split() for part in parts] == [["a", "b"], ["c"]]
+    assert [part.splitlines()[2].split() for part in parts] == [["one", "x" * 10, "y" * 10], ["one", "z" * 40]]
+    assert aligned(rows, room=120).count("\n\n") == 0
 
 
 def test_compare_refuses_one_experiment_twice_and_unfinished_runs(tmp_path):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from stillhouse.report.compare import compare
 from stillhouse.report.page import write_report
@@ -97,6 +100,28 @@ def test_page_renders(browser, pages, name, width, scheme):
     assert page.inner_text("h1")
     assert all(page.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)"))
     page.close()
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_what_scrolls_on_a_phone_shows_that_it_does(browser, pages, name):
+    """The edge that hides something is darker than the ground; scrolled to the end, it no longer is."""
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(pages[name].as_uri())
+    box = next(
+        box for box in page.query_selector_all(".scroll") if box.evaluate("e => e.scrollWidth > e.clientWidth + 40")
+    )
+    assert box.get_attribute("tabindex") == "0"
+    hidden = right_edge(box)
+    box.evaluate("e => e.scrollLeft = e.scrollWidth")
+    assert hidden < right_edge(box) - 8
+    page.close()
+
+
+def right_edge(box: Any) -> float:
+    """Mean brightness of the last six pixels of a box, over its whole height."""
+    picture = Image.open(BytesIO(box.screenshot())).convert("L")
+    width, height = picture.size
+    return float(np.asarray(picture.crop((width - 6, 0, width, height))).mean())
 
 
 def test_the_page_follows_the_readers_colours_and_can_be_read_in_both(browser, pages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from stillhouse.engine.folder import write_text
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import statistics
 from stillhouse.report import numbers
-from stillhouse.report.figures import colours
+from stillhouse.report.figures import colours, scrolling
 from stillhouse.report.files import RunFiles, read_run
 from stillhouse.report.page import NO_DIFFERENCE, difference_cells, page
 from stillhouse.report.svg import escape, tag
-from stillhouse.report.table import aligned, difference, metric_names
+from stillhouse.report.table import ROOM, aligned, difference, metric_names
 from stillhouse.report.verdict import interval_of
 
 
@@ -48,8 +49,15 @@ class Spread:
 class Group:
     """The runs of one recipe: they differ by their seed alone."""
 
-    label: str
+    name: str
+    """The recipe's."""
+    settings: tuple[str, ...]
+    """What the other groups of that name do not share with it: "train.steps=300"."""
     runs: tuple[RunFiles, ...]
+
+    @property
+    def label(self) -> str:
+        return " ".join([self.name, *self.settings])
 
     @property
     def seeds(self) -> list[int | None]:
@@ -94,16 +102,30 @@ class Comparison:
         """Every metric of any group, once."""
         return list(dict.fromkeys(name for group in self.groups for name in metric_names(group.arms)))
 
+    @property
+    def headline(self) -> str:
+        """How many runs of how many recipes: "3 runs: 1 recipe, 3 settings"."""
+        names = len({group.name for group in self.groups})
+        runs = _many(sum(len(group.runs) for group in self.groups), "run")
+        if len(self.groups) > names:
+            return f"{runs}: {_many(names, 'recipe')}, {_many(len(self.groups), 'setting')}"
+        return f"{runs} of {_many(names, 'recipe')}"
+
     def table(self) -> str:
-        """Plain text: metrics by row; for each group its arms and what the teacher changed."""
+        """Plain text: for each group its arms and what the teacher changed, metrics by row; then all students."""
         blocks = []
-        for group in self.groups:
+        for number, group in enumerate(self.groups, start=1):
             head = ["", *group.arms, *([f"student {numbers.MINUS} control"] if group.effect else [])]
             rows = [[numbers.measure(name).label, *self._cells(group, name)] for name in metric_names(group.arms)]
-            blocks.append(f"{group.label} ({_seeds(group)})\n{aligned([head, *rows])}")
+            title = f"{self._mark(number)}{group.label} ({_seeds(group)})"
+            blocks.append(f"{textwrap.fill(title, ROOM, subsequent_indent='    ')}\n{aligned([head, *rows])}")
         if len(self.groups) > 1:
             blocks.append(f"side by side: student\n{aligned(self._beside('student'))}")
         return "\n\n".join(blocks)
+
+    def _mark(self, number: int) -> str:
+        """What stands for a group in the table of all of them."""
+        return f"[{number}] " if len(self.groups) > 1 else ""
 
     def _cells(self, group: Group, name: str) -> list[str]:
         cells = [spread_text(name, arm.get(name)) for arm in group.arms.values()]
@@ -112,8 +134,8 @@ class Comparison:
         return cells
 
     def _beside(self, arm: str) -> list[list[str]]:
-        """One arm of every group."""
-        head = ["", *(group.label for group in self.groups)]
+        """One arm of every group, each under its number."""
+        head = ["", *(self._mark(number).strip() for number in range(1, len(self.groups) + 1))]
         shown = [name for name in self.metrics if any(name in group.arms.get(arm, {}) for group in self.groups)]
         return [
             head,
@@ -144,19 +166,40 @@ class Comparison:
         return Path(path)
 
     def _body(self) -> str:
-        runs = sum(len(group.runs) for group in self.groups)
         eyebrow = tag("p", tag("b", "Stillhouse") + " · comparison", class_="eyebrow")
-        head = tag("h1", escape(f"{runs} runs of {len(self.groups)} recipe{'s' * (len(self.groups) > 1)}"))
-        lead = (
-            "Means and standard deviations over seeds; differences are taken within a seed, with Student's t interval."
-        )
-        body = tag("header", eyebrow + head + tag("p", lead, class_="lead"))
+        head = tag("h1", escape(self.headline))
+        body = tag("header", eyebrow + head + tag("p", self._lead(), class_="lead"))
         if len(self.groups) > 1:
-            body += tag("section", tag("h2", "Students side by side") + _html_table(self._beside("student")))
-        for group in self.groups:
-            title = tag("h2", escape(group.label)) + tag("p", escape(_seeds(group)), class_="small")
+            body += tag("section", tag("h2", "Students side by side") + self._students())
+        for number, group in enumerate(self.groups, start=1):
+            title = tag("h2", escape(self._mark(number) + group.label)) + tag(
+                "p", escape(_seeds(group)), class_="small"
+            )
             body += tag("section", title + self._group_table(group))
         return body
+
+    def _lead(self) -> str:
+        """What the numbers are over."""
+        if all(len(group.runs) == 1 for group in self.groups):
+            each = "One run of each" if len(self.groups) > 1 else "One run"
+            return f"{each}: its intervals are over its test examples, not over seeds."
+        some = any(len(group.runs) == 1 for group in self.groups)
+        over = "Where there are several seeds: means" if some else "Over seeds: means"
+        return f"{over} and standard deviations; differences are taken within a seed, with Student's t interval."
+
+    def _students(self) -> str:
+        """The students as a table, each column headed by what sets its group apart."""
+        head, *rows = self._beside("student")
+        heads = tag("td", "")
+        for mark, group in zip(head[1:], self.groups, strict=True):
+            apart = "".join(tag("span", escape(text), class_="setting") for text in (group.name, *group.settings))
+            heads += tag("th", escape(mark) + apart, scope="col", class_="num group-head")
+        body = (
+            tag("th", escape(row[0]), scope="row") + "".join(tag("td", escape(cell), class_="num") for cell in row[1:])
+            for row in rows
+        )
+        inside = tag("thead", tag("tr", heads)) + tag("tbody", "".join(tag("tr", row) for row in body))
+        return scrolling(tag("table", inside, class_="arms"), "students side by side")
 
     def _group_table(self, group: Group) -> str:
         dots = colours(group.arms)
@@ -172,7 +215,7 @@ class Comparison:
                 cells += difference_cells(name, group.interval(name)) if known else [NO_DIFFERENCE]
             rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
-        return tag("div", tag("table", inside, class_="arms"), class_="scroll")
+        return scrolling(tag("table", inside, class_="arms"), group.label)
 
 
 def _is_quality(name: str, metrics: Mapping[str, Any]) -> bool:
@@ -204,8 +247,8 @@ def compare(folders: Sequence[str | Path]) -> Comparison:
             )
         else:
             home.append(run)
-    labels = _labels([group[0] for group in groups])
-    return Comparison(tuple(Group(label, tuple(group)) for label, group in zip(labels, groups, strict=True)))
+    apart = _settings([group[0] for group in groups])
+    return Comparison(tuple(Group(g[0].name, own, tuple(g)) for g, own in zip(groups, apart, strict=True)))
 
 
 def _same(a: RunFiles, b: RunFiles) -> bool:
@@ -213,17 +256,18 @@ def _same(a: RunFiles, b: RunFiles) -> bool:
     return a.name == b.name and _flat(a.plan) == _flat(b.plan)
 
 
-def _labels(runs: Sequence[RunFiles]) -> list[str]:
-    """A name for each group: the recipe's, and what the recipes of the same name do not share."""
-    labels = []
+def _settings(runs: Sequence[RunFiles]) -> list[tuple[str, ...]]:
+    """For each run what the recipes of the same name do not share; the folder where that tells no two apart."""
+    found = []
     for run in runs:
         plans = [_flat(other.plan) for other in runs if other.name == run.name]
         own = _flat(run.plan)
         apart = [key for key in own if any(plan.get(key) != own[key] for plan in plans)]
-        labels.append(" ".join([run.name, *(f"{key}={own[key]}" for key in apart[:4])]))
+        found.append(tuple(f"{key}={own[key]}" for key in apart[:4]))
+    told = [(run.name, own) for run, own in zip(runs, found, strict=True)]
     return [
-        label if labels.count(label) == 1 else f"{label} ({run.folder})"
-        for label, run in zip(labels, runs, strict=True)
+        own if told.count((run.name, own)) == 1 else (*own, f"({run.folder})")
+        for run, own in zip(runs, found, strict=True)
     ]
 
 
@@ -245,18 +289,12 @@ def spread_text(name: str, spread: Spread | None) -> str:
     return numbers.spread(name, spread.mean, spread.std)
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
 def _seeds(group: Group) -> str:
     """What the group's intervals are over."""
     seeds = [str(seed) for seed in group.seeds if seed is not None]
     said = f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}" if seeds else f"{len(group.runs)} runs, no seed recorded"
     return said if len(group.runs) > 1 else f"{said}; intervals over its test examples"
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    head = tag("td", "") + "".join(tag("th", escape(cell), scope="col", class_="num") for cell in rows[0][1:])
-    body = (
-        tag("th", escape(row[0]), scope="row") + "".join(tag("td", escape(cell), class_="num") for cell in row[1:])
-        for row in rows[1:]
-    )
-    inside = tag("thead", tag("tr", head)) + tag("tbody", "".join(tag("tr", row) for row in body))
-    return tag("div", tag("table", inside, class_="arms"), class_="scroll")

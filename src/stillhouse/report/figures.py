@@ -60,6 +60,11 @@ def note(text: str) -> str:
     return tag("p", escape(text), class_="note")
 
 
+def scrolling(content: str, what: str, classes: str = "") -> str:
+    """Content in a box that scrolls where it is too wide; shaded edges and the arrow keys say and do so."""
+    return tag("div", content, class_=f"scroll {classes}".rstrip(), role="region", aria_label=what, tabindex=0)
+
+
 def colours(names: Iterable[str]) -> dict[str, str]:
     """The class that gives each its colour: the three usual arms have one everywhere, others take turns."""
     others = (f"series-{place % PALETTE}" for place in count())
@@ -169,7 +174,7 @@ def categories(title: str, together: Sequence[Figure]) -> list[str]:
             axes, place, label, {n: _finite(v[place]) for n, v in series.items()}, classes
         )
     picture = drawing(title, _spoken(labels, series, share), marks, width)
-    body = tag("div", picture, class_="scroll wide") if wide else picture
+    body = scrolling(picture, title, "wide") if wide else picture
     return [card(title, body, wide=wide, names=list(classes.items()))]
 
 
@@ -391,7 +396,7 @@ def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
         ]
         body.append(tag("tr", "".join(cells)))
     inside = tag("caption", escape(title)) + tag("thead", tag("tr", head)) + tag("tbody", "".join(body))
-    return tag("div", tag("table", inside), class_="scroll full")
+    return scrolling(tag("table", inside), title, "full")
 
 
 def _cell(value: Any) -> str:

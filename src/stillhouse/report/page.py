@@ -12,7 +12,7 @@ from stillhouse.engine.folder import write_text
 from stillhouse.evaluation.statistics import Interval
 from stillhouse.report import numbers, repeat
 from stillhouse.report.curves import stage_curves
-from stillhouse.report.figures import colours, note, sections
+from stillhouse.report.figures import colours, note, scrolling, sections
 from stillhouse.report.files import PARTS, RunFiles, read_run
 from stillhouse.report.svg import escape, tag
 from stillhouse.report.table import bounds, metric_names
@@ -124,7 +124,7 @@ def arms(run: RunFiles) -> str:
         bodies.append(tag("tbody", group + "".join(_arms_row(run, name) for name in prices)))
     head = tag("thead", tag("tr", tag("td", "") + "".join(heads)))
     inside = tag("caption", "Arms by column, measurements by row", class_="hidden") + head + "".join(bodies)
-    return tag("div", tag("table", inside, class_="arms"), class_="scroll")
+    return scrolling(tag("table", inside, class_="arms"), "arms")
 
 
 def _arms_row(run: RunFiles, name: str) -> str:
@@ -205,7 +205,7 @@ def _ledger_table(rows: list[tuple[int, str, dict[str, Any]]], columns: list[str
     first = tag("td", "stage and role" if nested else "")
     inside = tag("caption", "What training took; measuring the arms is not in it")
     inside += tag("thead", tag("tr", first + head)) + tag("tbody", "".join(lines))
-    return tag("div", tag("table", inside, class_="ledger"), class_="scroll")
+    return scrolling(tag("table", inside, class_="ledger"), "what training took")
 
 
 def recipe(run: RunFiles) -> str:

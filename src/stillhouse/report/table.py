@@ -9,6 +9,9 @@ from stillhouse.evaluation.statistics import BOUNDS, Interval, is_bound
 from stillhouse.report import numbers
 from stillhouse.report.verdict import interval_of, interval_texts
 
+ROOM = 120
+"""Columns of a terminal that a table keeps to."""
+
 
 def arms_table(summary: Mapping[str, Any]) -> str:
     """Metrics by row, arms by column, and student minus control with its interval, as plain text.
@@ -55,8 +58,28 @@ def difference(name: str, interval: Interval) -> str:
     return f"{text} {numbers.change_unit(name)}".rstrip()
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns side by side under a rule: the first to the left, the others to the right."""
+def aligned(rows: Sequence[Sequence[str]], room: int = ROOM) -> str:
+    """Columns side by side under a rule: the first to the left, the others to the right.
+
+    What is wider than the room goes on below, under the first column again.
+    """
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n\n".join(_block([[row[i] for i in (0, *part)] for row in rows]) for part in _parts(widths, room))
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    """The columns after the first, in parts that fit beside it; a column that is too wide stands alone."""
+    parts, left = [[]], room - widths[0]
+    for column, width in enumerate(widths[1:], start=1):
+        if parts[-1] and width + 2 > left:
+            parts.append([])
+            left = room - widths[0]
+        parts[-1].append(column)
+        left -= width + 2
+    return parts
+
+
+def _block(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
