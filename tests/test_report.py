@@ -321,6 +321,74 @@ def test_the_headline_speaks_of_what_the_recipe_would_prove(tmp_path):
     assert verdict(run).headline.startswith("The teacher helped: accuracy")
 
 
+def write_classifier(folder: Path, accuracy: float, **metrics: float) -> Path:
+    """A run of a student that tells ten classes apart, measured on 100 examples."""
+    arms = {"student": {"accuracy": accuracy, **metrics}, "control": {"accuracy": 0.5}, "teacher": {"accuracy": 0.9}}
+    provenance = {"data": {"test": {"examples": 100}}}
+    write_run(folder, summary_json=summary(arms=arms), provenance_json=provenance)
+    (folder / "student").mkdir()
+    facts = {"task": "classification", "classes": 10}
+    (folder / "student" / "config.json").write_text(json.dumps({"network": {"kind": "convnet"}, "facts": facts}))
+    return folder
+
+
+@pytest.mark.parametrize(("accuracy", "guessing"), [(0.02, True), (0.10, True), (0.15, True), (0.17, False)])
+def test_a_student_that_guesses_is_called_so(tmp_path, accuracy, guessing):
+    """Ten classes, 100 examples: chance is 0.1, two standard errors of it are 0.06."""
+    answer = verdict(read_run(write_classifier(tmp_path / "run", accuracy)))
+    assert answer.headline.startswith("The student is no better than chance: accuracy") == guessing
+    assert "where guessing gives 10.0\u202f%. Without the teacher: 50.0\u202f%." in answer.headline or not guessing
+
+
+def test_training_that_diverged_is_told(tmp_path):
+    """Guessing among ten classes has a likelihood of log 10 = 2.30."""
+    assert (
+        "2.30: its training seems to have diverged"
+        in verdict(read_run(write_classifier(tmp_path / "far", 0.1, nll=2e9))).detail
+    )
+    assert "diverged" not in verdict(read_run(write_classifier(tmp_path / "near", 0.1, nll=2.4))).detail
+    broken = verdict(read_run(write_classifier(tmp_path / "nan", 0.1, nll=math.nan, brier=math.inf)))
+    assert broken.headline == "The student is broken: its negative log-likelihood, Brier score are not finite."
+
+
+def test_chance_is_not_spoken_of_where_the_classes_are_not_known(tmp_path):
+    arms = {"student": {"accuracy": 0.01}, "control": {"accuracy": 0.5}}
+    assert "chance" not in verdict(read_run(write_run(tmp_path / "run", summary_json=summary(arms=arms)))).headline
+
+
+def test_a_difference_without_an_interval_says_why_once(tmp_path):
+    bare = {"difference": 0.1, "low": None, "high": None}
+    both = {"accuracy": 0.9, "ece": 0.1, "perplexity": 3.0}
+    arms = {"student": both, "control": both}
+    known = {"difference": 0.1, "low": 0.05, "high": 0.15}
+    effect = {"accuracy": known, "ece": bare, "perplexity": bare}
+    page = report(write_run(tmp_path / "run", summary_json=summary(arms=arms, effect=effect)))
+    assert page.text.count("No interval: expected calibration error, perplexity (") == 1
+    assert "No interval" not in report(write_run(tmp_path / "other")).text
+
+
+def test_the_ledger_names_what_a_stage_trains(tmp_path):
+    """In every stage the role "student" is what is trained: the teacher's cost is not the student's."""
+    trained = {"student": {"forwards": 10}}
+    ledger = {stage: {"seconds": 1.0, **trained} for stage in ("teacher", "student-start", "control")}
+    ledger["student"] = {"seconds": 2.0, "teacher": {"forwards": 5}, **trained}
+    page = report(write_run(tmp_path / "run", ledger_json=ledger))
+    for stage in ledger:
+        assert f"{stage}, in training" in page.texts
+    written = (tmp_path / "run" / "report.html").read_text()
+    assert '<i class="arm-teacher"></i>teacher, in training' in written
+    assert '<i class="arm-student"></i>student-start, in training' in written
+
+
+def test_a_curve_of_one_point_has_one_tick():
+    lone = stage_curves([{"stage": "s", "step": 10, "losses": {"kl": 1.0}}])
+    assert lone.count("tick middle") == 1
+    assert ">10</text>" in lone
+    few = stage_curves([{"stage": "s", "step": n, "losses": {"kl": float(n)}} for n in (1, 2)])
+    ticks = [part.partition("<")[0] for part in few.split('class="tick middle">')[1:]]
+    assert ticks == ["1", "2"]
+
+
 def test_without_a_control_the_page_does_not_guess(tmp_path):
     arms = {"student": {"accuracy": 0.9}, "teacher": {"accuracy": 0.8}}
     page = report(write_run(tmp_path / "run", summary_json=summary(arms=arms, effect={})))

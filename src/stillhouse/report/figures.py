@@ -90,12 +90,10 @@ def curves(title: str, x: Sequence[float], series: Mapping[str, Sequence[float |
         return note(f"{title}: there is nothing to draw.")
     classes = options.get("classes") or colours(clean)
     y = scale_for(ys, HEIGHT - 40, 26)
-    axes = Axes(
-        Scale(min(x), max(x) if max(x) > min(x) else min(x) + 1, 46, WIDTH - 12),
-        y,
-        options.get("xlabel", ""),
-        options.get("ylabel", "") + (" (log scale)" if y.log else ""),
-    )
+    low, high = (min(x), max(x)) if max(x) > min(x) else (x[0] - 1, x[0] + 1)
+    across = Scale(low, high, 46, WIDTH - 12)
+    ylabel = options.get("ylabel", "") + (" (log scale)" if y.log else "")
+    axes = Axes(across, y, options.get("xlabel", ""), ylabel, x_at=_ticks(x, across))
     marks = axes.marks()
     for name, values in clean.items():
         points = [None if v is None else (axes.x(a), y(v)) for a, v in zip(x, values, strict=True)]
@@ -106,6 +104,14 @@ def curves(title: str, x: Sequence[float], series: Mapping[str, Sequence[float |
     ends = "; ".join(f"{n} from {_text(values, 0)} to {_text(values, -1)}" for n, values in clean.items())
     picture = drawing(title, f"{options.get('xlabel', 'x')} {x[0]:g} to {x[-1]:g}: {ends}", marks)
     return card(title, picture, aside=options.get("aside", ""), names=[(n, classes[n]) for n in clean])
+
+
+def _ticks(x: Sequence[float], across: Scale) -> tuple[float, ...]:
+    """Whole numbers alone where x is counted; the one place where there is one."""
+    if max(x) == min(x):
+        return (x[0],)
+    counted = all(float(value).is_integer() for value in x)
+    return tuple(tick for tick in across.ticks(5) if not counted or tick.is_integer())
 
 
 def _hovers(axes: Axes, x: Sequence[float], series: dict[str, list[float | None]]) -> list[str]:

@@ -60,6 +60,14 @@ class RunFiles:
         return self.summary.get("seed", self.plan.get("seed"))
 
     @property
+    def examples(self) -> int | None:
+        """How many examples the arms were measured on, where the provenance tells."""
+        data = self.provenance.get("data")
+        split = data.get(str(self.plan.get("evaluate_on", "test"))) if isinstance(data, dict) else None
+        found = split.get("examples") if isinstance(split, dict) else None
+        return found if isinstance(found, int) and found > 0 else None
+
+    @property
     def plan(self) -> dict[str, Any]:
         """What the recipe says, as plain data; empty where there is none.
 

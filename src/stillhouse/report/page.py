@@ -124,7 +124,18 @@ def arms(run: RunFiles) -> str:
         bodies.append(tag("tbody", group + "".join(_arms_row(run, name) for name in prices)))
     head = tag("thead", tag("tr", tag("td", "") + "".join(heads)))
     inside = tag("caption", "Arms by column, measurements by row", class_="hidden") + head + "".join(bodies)
-    return scrolling(tag("table", inside, class_="arms"), "arms")
+    return scrolling(tag("table", inside, class_="arms"), "arms") + _without_interval(run.effect)
+
+
+def _without_interval(effect: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why some differences have no interval, said once."""
+    bare = [
+        numbers.measure(name).label
+        for name, change in effect.items()
+        if change.get("low") is None and numbers.is_number(change["difference"])
+    ]
+    why = "a number of the whole test, not one for each example that could be drawn anew; repeat over seeds for one"
+    return tag("p", escape(f"No interval: {', '.join(bare)} ({why})."), class_="small") if bare else ""
 
 
 def _arms_row(run: RunFiles, name: str) -> str:
@@ -184,22 +195,29 @@ def ledger(run: RunFiles) -> str:
     return (_ledger_table(rows, columns) if columns else "") + (definitions(rest) if rest else "")
 
 
-def _rows(entries: Mapping[str, Any], depth: int = 0) -> Iterable[tuple[int, str, dict[str, Any]]]:
-    """Every group of numbers in a nested ledger: how deep it lies, its name, its own numbers."""
+def _rows(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterable[tuple[tuple[str, ...], str, dict]]:
+    """Every group of numbers in a nested ledger: where it lies, the colour of its dot, its own numbers."""
     for name, value in entries.items():
         if isinstance(value, Mapping):
-            yield depth, str(name), {key: v for key, v in value.items() if not isinstance(v, Mapping)}
-            yield from _rows(value, depth + 1)
+            where = (*path, str(name))
+            yield where, _actor(where), {key: v for key, v in value.items() if not isinstance(v, Mapping)}
+            yield from _rows(value, where)
 
 
-def _ledger_table(rows: list[tuple[int, str, dict[str, Any]]], columns: list[str]) -> str:
+def _actor(where: tuple[str, ...]) -> str:
+    """Who does the work in a row: a stage's "student" is the network that the stage trains, whatever it is to be."""
+    return where[0].split("-")[0] if where[1:] == ("student",) else where[-1]
+
+
+def _ledger_table(rows: list[tuple[tuple[str, ...], str, dict]], columns: list[str]) -> str:
     head = "".join(tag("th", escape(key.replace("_", " ")), scope="col", class_="num") for key in columns)
-    nested = any(depth for depth, _, _ in rows)
-    dots = colours(name for depth, name, _ in rows if depth == int(nested))
+    nested = any(len(where) > 1 for where, _, _ in rows)
+    dots = colours(dict.fromkeys(actor for where, actor, _ in rows if len(where) == 1 + nested))
     lines = []
-    for depth, name, row in rows:
-        dot = tag("i", class_=dots[name]) if depth == int(nested) else ""
-        label = tag("th", dot + escape(name), scope="row", class_=f"depth-{min(depth, 3)}")
+    for where, actor, row in rows:
+        dot = tag("i", class_=dots[actor]) if len(where) == 1 + nested else ""
+        named = f"{where[0]}, in training" if where[1:] == ("student",) else where[-1]
+        label = tag("th", dot + escape(named), scope="row", class_=f"depth-{min(len(where) - 1, 3)}")
         cells = "".join(tag("td", escape(numbers.named(key, row.get(key, ""))), class_="num") for key in columns)
         lines.append(tag("tr", label + cells))
     first = tag("td", "stage and role" if nested else "")

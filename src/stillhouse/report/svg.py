@@ -109,6 +109,8 @@ class Axes:
     share: bool = False
     """Whether y is printed in per cent."""
     x_share: bool = False
+    x_at: tuple[float, ...] = ()
+    """Where x has its ticks; by default at round values."""
 
     def marks(self, *, x_ticks: bool = True) -> list[str]:
         """The grid and the labels; draw these first."""
@@ -120,7 +122,7 @@ class Axes:
             text = tick_text(value, share=self.share)
             found.append(tag("text", escape(text), x=left - 6, y=y + 3.5, class_="tick end"))
         if x_ticks:
-            for value in self.x.ticks(5):
+            for value in self.x_at or self.x.ticks(5):
                 x = self.x(value)
                 found.append(tag("line", x1=x, x2=x, y1=bottom, y2=bottom + 4, class_="axis"))
                 text = tick_text(value, share=self.x_share)

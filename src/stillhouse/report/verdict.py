@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from stillhouse.report import numbers
 from stillhouse.report.files import RunFiles
 
 Reading = Literal["better", "worse", "unclear", "unknown"]
+
+FAR = 5
+"""How many times the negative log-likelihood of guessing is a sign of training that diverged."""
 
 
 def reading(name: str, interval: Interval) -> Reading:
@@ -47,12 +51,12 @@ def verdict(run: RunFiles) -> Verdict:
     arms = run.arms
     if "student" not in arms:
         return Verdict("unknown", "This run has no result yet.", "It has not come to its end: summary.json is missing.")
+    name, untold = chosen(run), failure(run) or "Whether the teacher helped cannot be told."
     if "control" not in arms:
         why = "No control arm was run: the same student, budget and seed without the teacher. Set control: true."
-        return Verdict("unknown", "Whether the teacher helped cannot be told.", why)
-    name = chosen(run)
+        return Verdict("unknown", untold, " ".join(filter(None, (why, _doubts(run)))))
     if name is None:
-        return Verdict("unknown", "Whether the teacher helped cannot be told.", "No metric is shared by both arms.")
+        return Verdict("unknown", untold, "No metric is shared by both arms.")
     interval = interval_of(run.effect[name])
     found = reading(name, interval)
     student, control = (numbers.metric(name, arms[arm].get(name)) for arm in ("student", "control"))
@@ -63,7 +67,60 @@ def verdict(run: RunFiles) -> Verdict:
         "unknown": "With the teacher",
     }[found]
     label = numbers.measure(name).label
-    return Verdict(found, f"{start}: {label} {student}, against {control} without it.", _detail(name, interval))
+    headline = f"{start}: {label} {student}, against {control} without it."
+    return Verdict(found, failure(run) or headline, " ".join(filter(None, (_detail(name, interval), _doubts(run)))))
+
+
+def failure(run: RunFiles) -> str:
+    """That the student is broken or knows no more than guessing does; "" where neither is seen."""
+    student, control = run.arms["student"], run.arms.get("control", {})
+    lost = [numbers.measure(name).label for name, value in student.items() if _is_lost(value)]
+    if lost:
+        return f"The student is broken: its {', '.join(lost)} {'is' if len(lost) == 1 else 'are'} not finite."
+    if not guesses(run, "student"):
+        return ""
+    own, other = (numbers.metric("accuracy", arm.get("accuracy")) for arm in (student, control))
+    against = f" Without the teacher: {other}." if "accuracy" in control else ""
+    return f"The student is no better than chance: accuracy {own}, where guessing gives {_chance(run)}.{against}"
+
+
+def guesses(run: RunFiles, arm: str) -> bool:
+    """Whether an arm's accuracy is within two standard errors of chance, one in the number of classes, or below."""
+    accuracy = run.arms.get(arm, {}).get("accuracy")
+    if run.classes is None or not numbers.is_number(accuracy):
+        return False
+    chance = 1 / run.classes
+    return (
+        accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / run.examples) if run.examples else accuracy <= chance
+    )
+
+
+def _chance(run: RunFiles) -> str:
+    assert run.classes is not None, "asked only where the classes are known"
+    return numbers.metric("accuracy", 1 / run.classes)
+
+
+def _doubts(run: RunFiles) -> str:
+    """What else speaks against believing the numbers."""
+    said = []
+    nll = run.arms["student"].get("nll")
+    if run.classes and numbers.is_number(nll) and nll > FAR * math.log(run.classes):
+        guessing = numbers.metric("nll", math.log(run.classes))
+        said.append(
+            f"The student's negative log-likelihood is {numbers.metric('nll', nll)}, where guessing has {guessing}: "
+            "its training seems to have diverged."
+        )
+    if guesses(run, "teacher"):
+        said.append(
+            "The teacher is no better than chance either."
+            if guesses(run, "student")
+            else "The teacher is no better than chance."
+        )
+    return " ".join(said)
+
+
+def _is_lost(value: object) -> bool:
+    return numbers.is_number(value) and not math.isfinite(value)
 
 
 def chosen(run: RunFiles) -> str | None:
