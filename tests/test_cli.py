@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from stillhouse.catalog.papers import papers
 from stillhouse.cli.main import COMMANDS, main
 from stillhouse.engine.contracts import Facts
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import StillhouseError, nearest
 from stillhouse.networks.kinds import ConvNet
 from stillhouse.recipe.registry import known
 from stillhouse.recipe.text import load
@@ -100,6 +100,8 @@ def test_help_names_every_command_and_each_has_an_example(call: Call) -> None:
         code, told, _ = call(name, "--help")
         assert code == 0
         assert f"    stillhouse {name} " in told
+    for name in ("build", "info", "verify"):
+        assert f"    stillhouse store {name} " in call("store", name, "--help")[1]
 
 
 @pytest.mark.parametrize(
@@ -112,6 +114,16 @@ def test_help_names_every_command_and_each_has_an_example(call: Call) -> None:
         (["run", "kd-digits", "--seed", "-1"], "seed"),
         (["run", "kd-digits", "--root", "/nowhere"], "there is no folder /nowhere"),
         (["run", "kd-digits", "--plugin", "/nowhere.py"], "no plug-in file"),
+        (["run", "kd-digits", "seed=2", "--seed", "1"], "--seed 1 and seed=2"),
+        (["run", "kd-digits", "--out", __file__], f"{__file__} is a file, not a folder"),
+        (["run", "kd-digits", "--out", f"{__file__}/run"], f"{__file__} is a file, not a folder"),
+        (["run", "kd-digits", "--out", "/proc/run"], "the folder /proc/run cannot be made"),
+        (["check", "/"], "the recipe / is a folder"),
+        (["check", "/dev/null"], "the recipe /dev/null is not a plain file"),
+        (["store", "build", "kd-digits", "--out", "unused"], "with data.shift=0"),
+        (["store", "verify", "/nowhere"], "no store"),
+        (["show", "kd-digits", "evaluate=[accuracy]"], "proof=null leaves the proof out"),
+        (["show", "data"], " more"),
         (["resume", "/nowhere"], "holds no run"),
         (["list", "papirs"], "did you mean 'papers'?"),
         (["list", "papers", "--family", "logits"], "did you mean 'logit'?"),
@@ -132,6 +144,64 @@ def test_wrong_input_leaves_with_2_and_says_what_to_do(call: Call, arguments: li
     assert (code, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "kd-digit"], 2, "did you mean 'kd-digits'?"),
+        (["run"], 2, "RECIPE"),
+        (["show", "kd-digits", "--sed", "1"], 2, "--sed"),
+        (["resume", "/nowhere"], 2, "holds no run"),
+        (["check", "kd-digits", "data=no-such-data"], 2, "no data is named"),
+    ],
+)
+def test_a_program_is_told_of_an_error_in_json(call: Call, arguments: list[str], code: int, said: str) -> None:
+    left, out, err = call(*arguments, "--json")
+    assert left == code
+    answer = json.loads(out)
+    assert answer == {"error": answer["error"], "exit": code}
+    assert said in answer["error"]
+    assert answer["error"].replace("\n", "\n  ") in err
+
+
+def test_a_damaged_store_is_one_json_object(call: Call, tmp_path: Path) -> None:
+    code, out, _ = call("store", "verify", tmp_path, "--json")
+    assert code == 2
+    assert "no store" in json.loads(out)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "key"),
+    [
+        ("teacher.weights={kind: file, path: absent.pt}", "teacher.weights.path"),
+        (
+            "teacher.weights={kind: trained, steps: 1, start: {kind: file, path: absent.pt}}",
+            "teacher.weights.start.path",
+        ),
+        (
+            "control={student: {network: convnet, weights: {kind: file, path: absent.pt}}}",
+            "control.student.weights.path",
+        ),
+    ],
+)
+def test_a_missing_file_of_weights_is_named_with_its_key(call: Call, tmp_path: Path, weights: str, key: str) -> None:
+    code, _, err = call("run", "kd-digits", *TINY[::2], weights, "--out", tmp_path / "run", "--root", tmp_path)
+    assert code == 2
+    assert f"{key}: {tmp_path / 'absent.pt'} does not exist" in err
+    assert f"with {key}=PATH" in err
+    assert load("kd-digits", [weights, f"{key}=other.pt"])
+
+
+def test_the_nearest_word_is_near_and_a_long_list_is_cut() -> None:
+    assert nearest("tempreture", ["temperature", "weight"]) == "did you mean 'temperature'?"
+    assert nearest("hinton", ["ipvton", "kl"]) == "known: ipvton, kl"
+    assert nearest("x", []) == "nothing is known here"
+    many = [f"word-{n}" for n in range(400)] + ["the-hinton-loss"]
+    told = nearest("hinton", many)
+    assert told.startswith("closest: the-hinton-loss, word-")
+    assert told.endswith(" and 389 more")
+    assert told.count("word-") == 11
 
 
 def test_debug_shows_where_and_leaves_the_same(call: Call) -> None:
@@ -176,7 +246,7 @@ def test_show(call: Call) -> None:
     assert namespace["recipe"] == load("kd-digits")
     out = call("show", "kl")[1]
     assert "arXiv:1503.02531" in out
-    assert "temperature     1.0" in out
+    assert ["temperature", "1.0"] in [line.split()[:2] for line in out.splitlines()]
     (facts,) = json.loads(call("show", "match", "--json")[1])["kinds"]
     assert facts["options"][0]["default"] == "required"
     out = call("show", "born-again-networks")[1]
@@ -218,6 +288,7 @@ def test_a_run_is_not_written_over(call: Call, run_folder: Path) -> None:
 
 
 def test_a_finished_run_is_resumed_at_no_cost(call: Call, run_folder: Path) -> None:
+    assert f"\nNext:   stillhouse export {run_folder} " in call("resume", run_folder)[1]
     code, out, _ = call("resume", run_folder, "--json")
     assert code == 0
     assert json.loads(out)["arms"] == json.loads((run_folder / "answer.json").read_text())["arms"]

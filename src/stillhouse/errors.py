@@ -36,14 +36,25 @@ class Interrupted(StillhouseError):
     exit_code = 130
 
 
+_LISTED, _CLOSEST = 20, 12
+"""Up to so many words are all listed; of more, so many."""
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
-    """A clause naming the nearest valid word, or all of them when none is near.
+    """A clause naming the nearest valid word, or all of them when none is near; of a great many, the closest.
 
     >>> nearest("tempreture", ["temperature", "weight"])
     "did you mean 'temperature'?"
     """
-    words = sorted(str(k) for k in known)
-    close = difflib.get_close_matches(str(word)[:200], words, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(words)}" if words else "nothing is known here"
+    words, given = sorted({str(k) for k in known}), str(word)[:200]
+    near = difflib.get_close_matches(given, words, n=1, cutoff=0.75)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if not words:
+        return "nothing is known here"
+    if len(words) <= _LISTED:
+        return f"known: {', '.join(words)}"
+    holding = [w for w in words if given and given in w]
+    closest = difflib.get_close_matches(given, words, n=_CLOSEST, cutoff=0.0)
+    listed = list(dict.fromkeys([*holding, *closest]))[:_CLOSEST]
+    return f"closest: {', '.join(listed)} and {len(words) - len(listed)} more"

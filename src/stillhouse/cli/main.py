@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stillhouse.cli.output import is_first_process, print_json
 from stillhouse.errors import Interrupted, ProofFellShort, RunFailed, StillhouseError, nearest
 
 COMMANDS = ("run", "resume", "check", "list", "show", "prove", "compare", "report", "store", "export")
@@ -33,6 +34,10 @@ Exit codes: 0 done; 2 the input was wrong; 3 the run failed; 4 a proof fell shor
 """
 
 
+class _Failed(Exception):
+    """Carries its cause past Typer, which deals in its own way with these."""
+
+
 class _Commands(TyperGroup):
     """Imports a command's file when the command is called, or its line of help is asked for."""
 
@@ -49,8 +54,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (StillhouseError, KeyboardInterrupt, OSError) as error:
-            raise typer.Exit(_told(error, debug=ctx.obj)) from error
+        except (KeyboardInterrupt, OSError) as error:
+            raise _Failed from error
 
 
 app = typer.Typer(
@@ -82,33 +87,46 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; leaves with the exit codes that its help names."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = DEBUG in arguments
     try:
-        app([a for a in arguments if a != DEBUG], prog_name="stillhouse", obj=debug)
+        code = app([a for a in arguments if a != DEBUG], prog_name="stillhouse", standalone_mode=False)
     except Exception as error:
-        sys.exit(_told(error, debug=debug))
+        cause = (error.__cause__ if isinstance(error, _Failed) else None) or error
+        code = _told(cause, debug=DEBUG in arguments, as_json="--json" in arguments)
+    sys.exit(code)
 
 
-def _told(error: BaseException, debug: bool) -> int:
-    """Tell the user what happened; the exit code to leave with."""
+def _told(error: BaseException, *, debug: bool, as_json: bool) -> int:
+    """Tell the user what happened, and a program too; the exit code to leave with."""
     if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     if debug:
         traceback.print_exception(error)
+    message, code = _in_words(error)
+    answered = isinstance(error, ProofFellShort)  # its evidence is the JSON object, and is printed
+    if as_json and message and not answered and is_first_process():
+        print_json({"error": message, "exit": code})
+    return code
+
+
+def _in_words(error: BaseException) -> tuple[str, int]:
+    """The message, which is also printed on stderr, and the exit code."""
+    prefix, message, code = "error: ", str(error), RunFailed.exit_code
+    if hasattr(error, "format_message"):  # Typer's own: words that do not make a command
+        error.show()  # type: ignore[attr-defined]
+        return error.format_message(), error.exit_code  # type: ignore[attr-defined]
     match error:
         case StillhouseError():
-            expected = isinstance(error, Interrupted | ProofFellShort)
-            _say("" if expected else "error: ", str(error))
-            return error.exit_code
+            prefix = "" if isinstance(error, Interrupted | ProofFellShort) else prefix
+            code = error.exit_code
         case KeyboardInterrupt():
-            _say("", "interrupted")
-            return Interrupted.exit_code
+            prefix, message, code = "", "interrupted", Interrupted.exit_code
         case OSError():
-            _say("error: ", str(error))
+            pass
         case _:
-            _say("error: ", f"{type(error).__name__}: {error}\nThis should not happen. {DEBUG} shows where it did.")
-    return RunFailed.exit_code
+            message = f"{type(error).__name__}: {error}\nThis should not happen. {DEBUG} shows where it did."
+    _say(prefix, message)
+    return message, code
 
 
 def _say(prefix: str, message: str) -> None:

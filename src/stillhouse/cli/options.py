@@ -7,10 +7,21 @@ from typing import Annotated
 
 import typer
 
+from stillhouse.errors import StillhouseError
+
 
 def command() -> typer.Typer:
     """What a command's file registers its command with."""
     return typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _one_seed(context: typer.Context, changes: list[str] | None) -> list[str] | None:
+    """Refuse a seed that is given twice. Arguments are read after the options, so `--seed` is known here."""
+    seed = context.params.get("seed")
+    twice = next((change for change in changes or () if change.partition("=")[0].strip() == "seed"), None)
+    if seed is not None and twice is not None:
+        raise StillhouseError(f"--seed {seed} and {twice} both name the run's seed: give one of them")
+    return changes
 
 
 Recipe = Annotated[
@@ -18,7 +29,9 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Changes, as train.epochs=5 or method.terms.0.weight=0.5."),
+    typer.Argument(
+        metavar="KEY=VALUE", callback=_one_seed, help="Changes, as train.epochs=5 or method.terms.0.weight=0.5."
+    ),
 ]
 Plugins = Annotated[
     list[Path] | None,

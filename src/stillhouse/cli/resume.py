@@ -33,3 +33,5 @@ def resume(
         print_json({"folder": str(done.folder.resolve()), **done.summary})
         return
     print(f"\n{done.table()}\n\nReport: {path_for_reading(done.report)}")
+    name, folder = done.summary["name"], path_for_reading(done.folder)
+    print(f"Next:   stillhouse export {folder} --to safetensors --out {name}-student")
