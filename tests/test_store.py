@@ -267,7 +267,7 @@ def test_another_source_is_named(tmp_path: Path) -> None:
 
 def test_a_source_that_augments_is_refused(tmp_path: Path) -> None:
     store = build_store(tmp_path, classifier(), pictures(10, pad=1))
-    with pytest.raises(StillhouseError, match="augments its training inputs"):
+    with pytest.raises(StillhouseError, match=r"augments its training inputs.*leave the store out"):
         StoredTeacher(store, pictures(10, pad=1), classifier())
 
 
@@ -717,7 +717,8 @@ def test_a_recipe_runs_with_a_store_in_the_place_of_its_teacher(tmp_path: Path) 
     kept = tmp_path / "store" / "teacher" / "weights.safetensors"
     overrides = [f"teacher.store={tmp_path / 'store'}", f"teacher.weights={{kind: file, path: {kept}}}"]
     live = distill(load(recipe), out=tmp_path / "live", device="cpu", progress=False)
-    stored = distill(load(recipe, overrides), out=tmp_path / "stored", device="cpu", progress=False)
+    # Hardly trained, as it is, the preflight takes this teacher for one that does not fit the data.
+    stored = distill(load(recipe, overrides), out=tmp_path / "stored", device="cpu", progress=False, check=False)
     ledger = json.loads((stored.folder / "ledger.json").read_text())
     assert ledger["student"]["teacher_from_store"] == 1.0
     assert stored.summary["arms"]["teacher"] == live.summary["arms"]["teacher"]
@@ -731,5 +732,5 @@ def test_a_recipe_runs_with_a_store_in_the_place_of_its_teacher(tmp_path: Path) 
 def test_a_store_for_a_recipe_that_augments_is_refused(tmp_path: Path) -> None:
     recipe = tmp_path / "small.yaml"
     recipe.write_text(RECIPE.replace("shift: 0", "shift: 1"))
-    with pytest.raises(StillhouseError, match="augments its training inputs"):
+    with pytest.raises(StillhouseError, match=r"augments its training inputs.*with data\.shift=0$"):
         build_for(load(recipe), tmp_path / "store", device="cpu", progress=False)

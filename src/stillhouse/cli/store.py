@@ -13,7 +13,7 @@ from stillhouse.cli.output import path_for_reading, print_columns, print_json, s
 from stillhouse.errors import StillhouseError
 
 app = command()
-Folder = Annotated[Path, typer.Argument(help="The store's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="STORE", help="The store's folder.", show_default=False)]
 
 
 @app.callback()
@@ -21,8 +21,9 @@ def store() -> None:
     """Build, inspect or verify a store of a teacher's outputs.
 
     \b
-      stillhouse store build kd-digits --out stores/digits
-      stillhouse run kd-digits teacher.store=stores/digits data.shift=0
+      stillhouse store build kd-digits data.shift=0 --out stores/digits
+      stillhouse run kd-digits data.shift=0 teacher.store=stores/digits
+      stillhouse store verify stores/digits
     """
 
 
@@ -91,7 +92,11 @@ def build(
 
 @app.command()
 def info(folder: Folder, json: Json = False) -> None:
-    """Tell what a store holds."""
+    """Tell what a store holds.
+
+    \b
+      stillhouse store info stores/digits
+    """
     from stillhouse.store.inspection import info as look
 
     facts = look(folder)
@@ -106,13 +111,16 @@ def verify(folder: Folder, json: Json = False) -> None:
     """Compare a store with its checksums.
 
     Leaves with 2 if anything differs.
+
+    \b
+      stillhouse store verify stores/digits
     """
     from stillhouse.store.inspection import verify as read_all
 
     problems = read_all(folder)
     if json:
         print_json({"folder": str(folder), "problems": problems})
+        raise typer.Exit(2 if problems else 0)
     if problems:
         raise StillhouseError("\n".join(problems))
-    if not json:
-        print(f"{folder}: whole")
+    print(f"{folder}: whole")

@@ -130,7 +130,8 @@ class Source(Protocol):
     """Examples by position. Deterministic for given indices and generator state.
 
     A source that changes its inputs when `fetch` is given a generator says so by an attribute
-    `augments = True`: a store's answers to plain inputs do not fit it.
+    `augments = True`: a store's answers to plain inputs do not fit it. Where it has `plain_with`, that names
+    the changes to a recipe that turn this off.
     """
 
     fingerprint: str

@@ -20,6 +20,7 @@ class ImageArray:
         pad: with a generator, a window of the same size is cut at random from the image with
             this many zero pixels around it (Krizhevsky 2009; He et al. 2015, section 4.2 use 4).
         flip: with a generator, every second image on average is mirrored left to right.
+        plain_with: the changes to a recipe that turn `pad` and `flip` off, for messages.
     """
 
     def __init__(
@@ -31,12 +32,13 @@ class ImageArray:
         rows: Tensor | None = None,
         pad: int = 0,
         flip: bool = False,
+        plain_with: str = "",
     ) -> None:
         assert len(images) == len(labels), "one label an image"
         self.images, self.rows = images, rows
         self.labels = labels if rows is None else labels[rows]
         self.fingerprint = fingerprint
-        self.pad, self.flip = pad, flip
+        self.pad, self.flip, self.plain_with = pad, flip, plain_with
 
     def __len__(self) -> int:
         return len(self.labels)

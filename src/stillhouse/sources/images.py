@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as parquet
 import torch
@@ -38,16 +39,16 @@ def image_parquet(kind: ImageParquet) -> Data:
     classes = max(len(names), int(train.labels.max()) + 1, int(test.labels.max()) + 1)
     held_out, kept = by_class(train.labels, [kind.validation], seed=SEED)
     return Data(
-        train=_source(train, kept, pad=kind.crop, flip=kind.flip),
+        train=_source(train, kept, pad=kind.crop, flip=kind.flip, plain_with="data.crop=0 data.flip=false"),
         validation=_source(train, held_out),
         test=ImageArray(test.images, test.labels, fingerprint=test.fingerprint),
         facts=Facts(task="classification", shape=tuple(train.images.shape[1:]), classes=classes, names=names),
     )
 
 
-def _source(data: Decoded, rows: Tensor, *, pad: int = 0, flip: bool = False) -> ImageArray:
+def _source(data: Decoded, rows: Tensor, **augmentation: Any) -> ImageArray:
     fingerprint = hashlib.sha256(data.fingerprint.encode() + rows.numpy().tobytes()).hexdigest()
-    return ImageArray(data.images, data.labels, rows=rows, fingerprint=fingerprint, pad=pad, flip=flip)
+    return ImageArray(data.images, data.labels, rows=rows, fingerprint=fingerprint, **augmentation)
 
 
 def _files(folder: Path, split: str) -> list[Path]:

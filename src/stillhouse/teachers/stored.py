@@ -33,7 +33,7 @@ class StoredTeacher(nn.Module):
 
     def __init__(self, store: Store, source: Source, live: Teacher | None = None) -> None:
         super().__init__()
-        require_servable(source)
+        require_servable(source, instead=", or leave the store out and ask the live teacher")
         self.store = store
         self.live = live
         self.served = 0
@@ -131,14 +131,15 @@ class StoredTeacher(nn.Module):
             return self.live.signals({name: value[chosen] for name, value in batch.items()}, tuple(self.store.layouts))
 
 
-def require_servable(source: Source) -> None:
-    """Raises StillhouseError for a source that changes its inputs from epoch to epoch.
+def require_servable(source: Source, instead: str = "") -> None:
+    """Raises StillhouseError for a source that changes its inputs from epoch to epoch; `instead`: what else helps.
 
     A store holds the teacher's answer to each input as it is. A student that learns that answer on
     an augmented input learns something no teacher said.
     """
     if getattr(source, "augments", False):
+        changes = getattr(source, "plain_with", "")
         raise StillhouseError(
             "the data augments its training inputs, and a store holds the teacher's answers to plain ones: "
-            "turn augmentation off in 'data', or drop 'teacher.store' to ask the live teacher each time"
+            f"turn augmentation off{f' with {changes}' if changes else ''}{instead}"
         )
