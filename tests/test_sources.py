@@ -91,6 +91,21 @@ def test_digits_leave_something_to_train_on() -> None:
         Digits(test=0.6, validation=0.4)
 
 
+@pytest.mark.parametrize("limit", [10, 13, 25, 99, 100, 500, 1077])
+def test_digits_are_limited_to_so_many_of_each_class_in_proportion(digits: Data, limit: int) -> None:
+    limited = everything(Digits(limit=limit).build().train)["labels"]
+    assert len(limited) == limit
+    shares = torch.bincount(everything(digits.train)["labels"]) * limit / len(digits.train)
+    counts = torch.bincount(limited, minlength=10)
+    assert (counts - shares).abs().max() < 1
+    assert counts.min() >= 1
+
+
+def test_a_limit_below_one_of_each_class_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 10"):
+        Digits(limit=9)
+
+
 # Splits and augmentation
 
 

@@ -12,7 +12,7 @@ import torch
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.sources.kinds import Digits
-from stillhouse.sources.splits import by_class
+from stillhouse.sources.splits import by_class, some_of_each
 
 SEED = 0
 
@@ -28,12 +28,12 @@ def digits(kind: Digits) -> Data:
     labels = torch.from_numpy(table[:, 64].astype(np.int64))
     test, validation, train = by_class(labels, [kind.test, kind.validation], seed=SEED)
     if kind.limit is not None and kind.limit < len(train):
-        train = train[by_class(labels[train], [kind.limit / len(train)], seed=SEED)[0]]
+        train = train[some_of_each(labels[train], kind.limit, seed=SEED)]
 
     def split(rows: torch.Tensor, pad: int = 0) -> ImageArray:
         chosen, classes = images[rows], labels[rows]
         content = hashlib.sha256(chosen.numpy().tobytes() + classes.numpy().tobytes())
-        return ImageArray(chosen, classes, fingerprint=content.hexdigest(), pad=pad)
+        return ImageArray(chosen, classes, fingerprint=content.hexdigest(), pad=pad, plain_with="data.shift=0")
 
     facts = Facts(
         task="classification",

@@ -26,8 +26,8 @@ class Digits(DataKind):
     """Share kept for tuning, never reported."""
     shift: Annotated[int, Field(ge=0, le=3)] = 1
     """Training images are moved by up to this many pixels each way."""
-    limit: Annotated[int, Field(gt=0)] | None = None
-    """Training images kept, as many of each class; None keeps all."""
+    limit: Annotated[int, Field(ge=10)] | None = None
+    """Training images kept, of each class its share; None keeps all."""
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> Digits:
