@@ -275,7 +275,22 @@ def test_a_recipe_is_a_mapping(text: str) -> None:
         ("{epochs: 2}", "{epochs: 2}\ncontrol: {off: x}", 13, "control.off", "did you mean 'of'?"),
         ("{epochs: 2}", "{epochs: 2}\nevaluate: [accurcy]", 13, "evaluate.0", "did you mean 'accuracy'?"),
         ("{epochs: 2}", "{epochs: 2}\narms: {teacher: {}}", 1, "", "arms may not be named teacher"),
-        ("{epochs: 2}", "{epochs: 2}\nproof: {expect: []}", 13, "proof.expect", "at least 1 item"),
+        (
+            "{epochs: 2}",
+            "{epochs: 2}\narms: {a: {method: {kind: match, terms: []}}}",
+            13,
+            "arms.a.method.terms",
+            "at least 1 item, got an empty",
+        ),
+        ("{epochs: 2}", "{epochs: 2}\nproof: {expect: []}", 13, "proof.expect", "proof=null leaves the proof out"),
+        ("{epochs: 2}", "{epochs: 2}\nevaluate: [accuracy]\nproof: {expect: [student.cost > 1]}", 1, "", "proof=null"),
+        (
+            "{epochs: 2}",
+            "{epochs: 2}\nproof: {expect: [student.a > 1], seeds: []}",
+            13,
+            "proof.seeds",
+            "should have at",
+        ),
     ],
 )
 def test_an_error_names_line_key_and_the_nearest_word(old: str, new: str, line: int, key: str, said: str) -> None:

@@ -131,7 +131,10 @@ def test_bad_files_are_named(tmp_path, text_file):
         Text(path=str(text_file), tokenizer=str(tmp_path / "absent")).build()
     short = tmp_path / "short.txt"
     short.write_text("One line.\n\nAnother.")
-    with pytest.raises(StillhouseError, match="no stretch of 64 tokens"):
+    with pytest.raises(StillhouseError, match=r"21 characters .* no stretch of 64 tokens.* smaller data.test"):
+        Text(path=str(short)).build()
+    short.write_text(" \n\n ")
+    with pytest.raises(StillhouseError, match=r"short\.txt is empty"):
         Text(path=str(short)).build()
     binary = tmp_path / "binary.txt"
     binary.write_bytes(b"\xff\xfe\x00")

@@ -30,11 +30,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in. Raises StillhouseError where there can be none, RunFailed for a full disk."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(place for place in (path, *path.parents) if place.exists())
+        raise StillhouseError(f"{file} is a file, not a folder: choose another place with --out") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunFailed(f"no space left on the disk for the folder {path}: free some space") from error
+        raise StillhouseError(
+            f"the folder {path} cannot be made ({error.strerror}): choose another place with --out"
+        ) from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary name in the same folder, flush it to disk, then rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    make_folder(path.parent)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
             sync(temporary)
@@ -97,8 +112,8 @@ class RunFolder:
         """Make the folder and hold it: a second process that opens it to write gets an error."""
         if not self.writes:
             return self
+        make_folder(self.path)
         with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("wb")
             self._metrics = (self.path / "metrics.jsonl").open("ab")
         try:

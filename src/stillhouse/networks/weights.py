@@ -12,13 +12,13 @@ from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import File
 
 
-def load_weights(kind: File) -> dict[str, Tensor]:
-    """The state dict in a file, on the CPU.
+def load_weights(kind: File, key: str = "weights.path") -> dict[str, Tensor]:
+    """The state dict in a file, on the CPU. `key` is the recipe's for the path, for messages.
 
     Raises StillhouseError when the file is missing, is no safetensors file, or is a pickle
     that the recipe does not allow.
     """
-    path = resolve_file(kind.path, "weights.path")
+    path = resolve_file(kind.path, key)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
@@ -15,6 +16,9 @@ from stillhouse.kinds import kinds
 from stillhouse.recipe.document import Document
 from stillhouse.recipe.problems import Path, Problem, dotted, shown
 from stillhouse.recipe.slots import ROOT, Slot, child, keys_under, shape_of, slot_at
+
+_PYDANTIC = re.compile(r"^\w+ (?=should )| after validation, not \w+$")
+"""What pydantic says beside the point: 'List should have at least 1 item after validation, not 0'."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ def _messages(details: Any, spot: _Spot, document: Document) -> Iterator[tuple[P
         case kind if kind.endswith(("_type", "_parsing")):
             yield spot.path, f"expected {spot.slot or 'another type'}, got {shown(value)}"
         case _:
-            said = details["msg"].removeprefix("Input should ").removeprefix("be ")
-            yield spot.path, f"should be {said}, got {shown(value)}"
+            said = _PYDANTIC.sub("", details["msg"])
+            yield spot.path, f"{said}, got {shown(value)}"
 
 
 def _known(spot: _Spot, document: Document) -> str:

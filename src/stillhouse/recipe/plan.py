@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Data, Stage
@@ -46,6 +47,8 @@ class Planned:
     role: str
     """Whose initial weights the student starts from: arms share the student's."""
     data: DataKind
+    recipe: Recipe
+    """The recipe it is a stage of."""
 
 
 def planned(recipe: Recipe) -> list[Planned]:
@@ -67,9 +70,11 @@ def planned(recipe: Recipe) -> list[Planned]:
                 spec.teacher or recipe.teacher,
                 "student" if spec.student is None else spec.name,
                 recipe.data,
+                recipe,
             )
         )
-    main = Planned("student", recipe.method, recipe.train, recipe.student, recipe.teacher, "student", recipe.data)
+    role = "student"
+    main = Planned(role, recipe.method, recipe.train, recipe.student, recipe.teacher, role, recipe.data, recipe)
     stages.append(main)
     for name, arm in trained_arms(recipe).items():
         stages += _pretraining(arm.student, name, recipe)
@@ -78,7 +83,7 @@ def planned(recipe: Recipe) -> list[Planned]:
         student = arm.student or recipe.student
         role = "student" if arm.student is None else name
         train = arm.train or recipe.train
-        stages.append(Planned(name, method, train, student, recipe.teacher, role, recipe.data))
+        stages.append(Planned(name, method, train, student, recipe.teacher, role, recipe.data, recipe))
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -111,7 +116,8 @@ def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[
     assert isinstance(method, MethodKind)
     train = Train(**{field: getattr(spec.weights, field) for field in Train.model_fields})
     start = ModelSpec(network=network, weights=spec.weights.start, view=spec.view, sampler=spec.sampler)
-    yield Planned(_pretraining_stage(role), method, train, start, None, role, spec.weights.data or recipe.data)
+    data = spec.weights.data or recipe.data
+    yield Planned(_pretraining_stage(role), method, train, start, None, role, data, recipe)
 
 
 def _pretraining_stage(role: str) -> str:
@@ -125,7 +131,25 @@ def files_there(stage: Planned) -> None:
         while isinstance(weights, Trained):
             weights = weights.start
         if isinstance(weights, File):
-            resolve_file(weights.path, "weights.path")
+            resolve_file(weights.path, _path_key(weights, stage.recipe))
+
+
+def _path_key(weights: File, recipe: Recipe) -> str:
+    """The key of a file's path as an override would write it."""
+    return f"{_key_of(weights, recipe) or 'weights'}.path"
+
+
+def _key_of(wanted: object, inside: object, key: str = "") -> str | None:
+    """Where an object of a recipe stands in it."""
+    if inside is wanted:
+        return key
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(inside, BaseModel):
+        items = ((name, getattr(inside, name)) for name in type(inside).model_fields)
+    elif isinstance(inside, dict | list):
+        items = inside.items() if isinstance(inside, dict) else enumerate(inside)
+    places = (_key_of(wanted, item, f"{key}.{name}" if key else str(name)) for name, item in items)
+    return next((place for place in places if place is not None), None)
 
 
 class Builder:
@@ -233,7 +257,7 @@ class Builder:
         if isinstance(weights, Random) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
             return None
         if isinstance(weights, File):
-            return load_weights(weights)
+            return load_weights(weights, _path_key(weights, self.recipe))
         if isinstance(weights, Trained):
             return self.handed[_pretraining_stage(role)]
         if isinstance(weights, FromStage):

@@ -68,11 +68,14 @@ class StageSpec(Strict):
     train: Train | None = None
 
 
+_NO_PROOF = "proof=null leaves the proof out"
+
+
 class Proof(Strict):
     """What must hold for the recipe to count as proved."""
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 1, 2]
-    expect: Annotated[list[str], Field(min_length=1)]
+    expect: list[str]
     """Comparisons between arms' metrics, as in "student.accuracy > control.accuracy by 2 se"."""
     overrides: dict[str, str | int | float | bool | None] = {}
     """Recipe keys that the proof sets, to run at CPU scale."""
@@ -80,6 +83,8 @@ class Proof(Strict):
     @field_validator("expect")
     @classmethod
     def _parses(cls, texts: list[str]) -> list[str]:
+        if not texts:
+            raise ValueError(f"no expectation is left; {_NO_PROOF}")
         for text in texts:
             _as_value_error(parse, text)
         return texts
@@ -141,7 +146,10 @@ class Recipe(Strict):
                 "say it under 'control', or set control: false"
             )
         for text in self.proof.expect if self.proof else ():
-            _as_value_error(check_names, parse(text), self.contestants, self.measured)
+            try:
+                check_names(parse(text), self.contestants, self.measured)
+            except StillhouseError as error:
+                raise ValueError(f"{error}; {_NO_PROOF}") from error
         return self
 
 

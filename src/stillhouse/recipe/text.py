@@ -127,10 +127,11 @@ def _file(source: str | Path) -> Path:
             return path
     except (OSError, ValueError):
         raise StillhouseError(f"{shorten(name)!r} is neither a recipe's name nor a path") from None
-    if isinstance(source, Path) or name.endswith((".yaml", ".yml")):
-        what = "is not a file" if path.exists() else "does not exist"
-        raise StillhouseError(f"the recipe {shorten(name)} {what} (looked in {Path.cwd()})")
     known = recipes()
+    written_as_path = isinstance(source, Path) or name.endswith((".yaml", ".yml"))
+    if written_as_path or (name and name not in known and path.exists()):
+        what = "is a folder" if path.is_dir() else "is not a plain file" if path.exists() else "does not exist"
+        raise StillhouseError(f"the recipe {shorten(name)} {what} (looked in {Path.cwd()})")
     if name not in known:
         raise StillhouseError(
             f"no recipe is named {shorten(name)!r}, and there is no such file; {nearest(name, known)} "

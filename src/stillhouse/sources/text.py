@@ -109,15 +109,19 @@ def _paragraphs(content: str) -> Iterator[str]:
 
 def _packed(documents: Sequence[Sequence[str]], kind: TextKind, licence: str = "unknown") -> Data:
     """Documents, each a list of parts that no split divides, as blocks of tokens."""
+    length = sum(len(part) for document in documents for part in document)
+    if not length:
+        raise StillhouseError(f"data.path: {getattr(kind, 'path', kind.word)} is empty: it holds no text")
     runs = _stretches(documents, kind)
     tokenizer = _loaded(kind.tokenizer) if kind.tokenizer else _trained(runs["train"], kind.vocabulary)
     sources = {}
     for split in SPLITS:
         blocks = _blocks(runs[split], tokenizer, kind.block)
         if not len(blocks):
+            share = "smaller data.test and data.validation" if split == "train" else f"a larger data.{split}"
             raise StillhouseError(
-                f"the {split} split has no stretch of {kind.block} tokens: give more text, a smaller 'block', "
-                f"or a larger share to {split!r}"
+                f"data: of the text's {length:,} characters the {split} split got no stretch of {kind.block} tokens: "
+                f"give more text, a smaller data.block, or {share}"
             )
         sources[split] = TextBlocks(blocks)
     facts = Facts("language", (kind.block,), len(tokenizer), tokenizer=tokenizer, licence=licence)

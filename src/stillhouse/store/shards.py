@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Signals, Source
-from stillhouse.engine.folder import write_atomically
+from stillhouse.engine.folder import make_folder, write_atomically
 from stillhouse.errors import RunFailed, StillhouseError
 from stillhouse.store.identity import KEY, Identity, input_keys
 from stillhouse.store.layout import Layout, from_json, to_json
@@ -84,7 +84,7 @@ class Store:
         if (store.folder / "store.json").exists():
             raise StillhouseError(f"{folder} is a store already; open it, or choose another folder")
         for name in ("shards", "sources"):
-            (store.folder / name).mkdir(parents=True, exist_ok=True)
+            make_folder(store.folder / name)
         _commit(store.folder / "store.json", _json({**store._about(), "address": store.address}))
         return store
 
