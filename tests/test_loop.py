@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from stillhouse.engine import checkpoint
 from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Stage, Turn
-from stillhouse.engine.events import Event, Events, Listener, Said
+from stillhouse.engine.events import Event, Events, Listener, Progress, Said
 from stillhouse.engine.folder import RunFolder
 from stillhouse.engine.loop import Loop
 from stillhouse.engine.process import Process
@@ -367,6 +367,15 @@ def test_learning_rate_warms_up_and_falls(tmp_path: Path):
     rates = [line["lr"]["student"] for line in logged(tmp_path)]
     assert rates[0] < rates[1] < rates[2] == pytest.approx(0.1)
     assert rates[-1] == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
+
+
+def test_the_speed_shown_right_after_a_line_of_the_log_is_that_line_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stillhouse.engine.loop.DISPLAY_SECONDS", 0.0)
+    seen = Heard()
+    loop(tmp_path, Regression(), Events([seen]), steps=4, log_every=1).run()
+    speeds = [event.examples_per_second for event in seen.events if isinstance(event, Progress)]
+    assert len(speeds) == 4
+    assert min(speeds) > 0
 
 
 def test_an_unknown_player_is_named(tmp_path: Path):

@@ -93,6 +93,7 @@ class Loop:
         self._saved_at = self._shown_at = time.perf_counter()
         self._saved_step = -1
         self._since = (time.perf_counter(), 0)
+        self._told_speed = 0.0
 
     # --- the stage -------------------------------------------------------------------------
 
@@ -237,7 +238,9 @@ class Loop:
     def _speed(self, now: float) -> float:
         since, position = self._since
         drawn = (self.loader.position - position) * self.loader.batch_size * self.process.world
-        return drawn / max(now - since, 1e-9)
+        if drawn:  # nothing yet since the last line: the speed is still the one told there
+            self._told_speed = drawn / max(now - since, 1e-9)
+        return self._told_speed
 
     def _log(self, now: float) -> None:
         line = {
