@@ -237,6 +237,13 @@ class TestPages:
         assert "three" not in rows
         assert "`three` (not proved yet)" in page.recipe_table()
 
+    def test_table_says_how_far_the_recipes_reach_into_the_catalogue(self, shelf: Path):
+        put(shelf, "one")
+        measured("one").write(shelf / "evidence")
+        assert "lists 591 papers" in page.recipe_table()
+        assert "590 have none yet. Those that have one: 1 proved." in page.recipe_table()
+        assert "show no paper" not in page.recipe_table()
+
     def test_catalogue_lists_every_paper_once_and_counts_states(self, shelf: Path):
         put(shelf, "one")
         measured("one").write(shelf / "evidence")

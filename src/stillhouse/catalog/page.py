@@ -53,8 +53,25 @@ def recipe_table() -> str:
         lines.append(f"| `{recipe.name}` | {_cell(recipe.about)} | {measured} | {told} |")
     if waiting:
         lines += ["", f"Shipped without evidence that fits: {', '.join(waiting)}."]
-    lines += ["", "`stillhouse prove NAME` runs a row again. Written by `python -m stillhouse.catalog.page`."]
+    lines += ["", *_beside_the_catalogue(), ""]
+    lines += ["`stillhouse prove NAME` runs a row again. Written by `python -m stillhouse.catalog.page`."]
     return "\n".join(lines) + "\n"
+
+
+def _beside_the_catalogue() -> list[str]:
+    """How far the recipes reach into the catalogue, and which show none of its papers."""
+    words = [found[0].word for paper in papers.papers() if (found := paper_states(paper.key))]
+    count = Counter(words)
+    told = ", ".join(f"{count[word]} {_PHRASES[word]}" for word in reversed(WORDS[1:]) if count[word]) or "none"
+    total = len(papers.papers())
+    lines = [
+        f"The [catalogue](docs/catalogue.md) lists {total} papers of the field and says of each whether a recipe shows",
+        f"it; {total - len(words)} have none yet. Those that have one: {told}.",
+    ]
+    outside = [f"`{recipe.name}`" for recipe in shipped.recipes().values() if not recipe.papers]
+    if outside:
+        lines.append(f"Recipes that show no paper of it: {', '.join(outside)}.")
+    return lines
 
 
 def catalogue() -> str:
