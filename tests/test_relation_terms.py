@@ -393,6 +393,23 @@ def test_gradients_of_contrast(build: Callable[[], nn.Module]) -> None:
     assert given["teacher"].grad is None
 
 
+@pytest.mark.parametrize("kind", [CRD, BatchContrast])
+def test_contrast_under_autocast_is_computed_in_fp32(kind: type[nn.Module]) -> None:
+    given = {
+        name: value.float() if value.is_floating_point() else value for name, value in batch(0, 1, 5, seed=42).items()
+    }
+    if kind is BatchContrast:
+        del given["index"]
+    values: list[Tensor] = []
+    options: dict[str, Any] = {"examples": N, "negatives": K} if kind is CRD else {}
+    for enabled in (False, True):
+        torch.manual_seed(4)
+        module = kind(given["student"], given["teacher"], **options)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            values.append(module(**given))
+    assert torch.equal(*values)
+
+
 # --- relations between tokens ----------------------------------------------------------------
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -455,8 +472,9 @@ def test_attention_scores_equal_the_loops(causal: bool, masked: bool) -> None:
     student, teacher = tokens(2, 4, seed=52), tokens(2, 8, seed=53)
     values = []
     for example in range(2):
+        ours, theirs = (naive_scores(side[0], side[1], 2)[example] for side in (student, teacher))
         squares = [
-            (naive_scores(*student, 2)[example][h][t][u] - naive_scores(*teacher, 2)[example][h][t][u]) ** 2
+            (ours[h][t][u] - theirs[h][t][u]) ** 2
             for h in range(2)
             for t, among in visible(example, causal, masked)
             for u in among
