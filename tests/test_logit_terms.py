@@ -548,6 +548,7 @@ def test_a_gate_multiplies_values_and_has_no_gradient() -> None:
         "entropy": logit_weights.entropy(student),
         "correct": logit_weights.correct(student, labels),
     }.items():
+        weights = weights.detach()
         loss = gated({"by": gate, "of": "student"})(*sides, labels, None)
         torch.testing.assert_close(loss.values, plain.values * weights)
         (gradient,) = torch.autograd.grad(loss.values.sum(), student, retain_graph=True)

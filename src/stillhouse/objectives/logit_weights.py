@@ -1,4 +1,5 @@
-"""Weights of single examples from logits and labels: one value for each leading position, without gradient.
+"""Weights of single examples from logits and labels: one value for each leading position. A term takes them as given:
+no gradient flows through a gate.
 
 Logits are [..., V], labels class indices [...], -100 where there is none; weights come in at least fp32.
 """
@@ -18,7 +19,7 @@ from stillhouse.objectives.divergences import at_least_fp32, cross_entropy, soft
 
 def confidence(logits: Tensor, *, at_least: float | None = None, temperature: float = 1.0) -> Tensor:
     """max_v P_v, or whether it reaches a bound. [..., V] -> [...]."""
-    largest = softened(logits.detach(), temperature).amax(-1).exp()
+    largest = softened(logits, temperature).amax(-1).exp()
     return largest if at_least is None else (largest >= at_least).to(largest.dtype)
 
 
@@ -26,7 +27,7 @@ def entropy(
     logits: Tensor, *, favours: Literal["certain", "uncertain"] = "certain", temperature: float = 1.0
 ) -> Tensor:
     """1 - H(P) / log V, or H(P) / log V. [..., V] -> [...] in [0, 1]."""
-    log_p = softened(logits.detach(), temperature)
+    log_p = softened(logits, temperature)
     p = log_p.exp()
     share = -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1) / math.log(logits.shape[-1])
     return share if favours == "uncertain" else 1 - share
@@ -44,7 +45,7 @@ def bias_variance(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
     [..., V], [..., V], [...] -> [...].
     """
-    ours, theirs = (cross_entropy(side.detach(), labels) for side in (student, teacher))
+    ours, theirs = (cross_entropy(side, labels) for side in (student, teacher))
     return -torch.expm1(-ours / theirs.clamp(min=torch.finfo(theirs.dtype).eps))
 
 
