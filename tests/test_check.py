@@ -83,6 +83,51 @@ def test_features_of_different_width_name_both():
     assert "project: linear" in told
 
 
+def test_a_list_of_signals_for_a_loss_of_one_is_told():
+    layers = ["features.layers.0", "features.layers.2"]
+    term = {"signal": layers, "teacher_signal": layers, "by": "mse"}
+    same = {"network": {"kind": "mlp", "hidden": [8]}}
+    report = check(recipe(teacher=same, method={"kind": "match", "terms": [term, LABELS]}, control=False))
+    assert "write a term for each of the signals listed" in errors(report)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [("frechet", "it measures generation"), ("perplexity", "it measures language"), ("accuracy", "")],
+)
+def test_what_cannot_be_measured_is_told_before_training(metric: str, said: str):
+    report = check(recipe(evaluate=[metric]))
+    assert (f"evaluate: {metric}: {said}" in errors(report)) if said else report.passed
+
+
+def test_a_failure_of_the_first_step_is_told_with_what_failed():
+    report = check(recipe(method={"kind": "gkd"}))
+    assert "student: the first step failed with KeyError: 'input_ids'" in errors(report)
+    assert "the data (digits) and the method (gkd)" in errors(report)
+
+
+def test_a_control_that_trains_longer_is_told():
+    longer = {"train": {"steps": 30, "batch_size": 8}}
+    report = check(recipe(control=longer))
+    assert report.passed
+    assert not report.clean
+    assert "the student is trained for 3 steps, the control for 30 steps" in report.table()
+
+
+def test_a_run_that_cannot_work_writes_nothing(tmp_path: Path):
+    wrong = recipe(method={"kind": "match", "terms": [{"signal": "logit", "by": "kl"}]}, control=False)
+    with pytest.raises(StillhouseError, match="nothing was written"):
+        distill(wrong, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(StillhouseError, match="holds files that are no run's"):
+        distill(recipe(), out=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
 def test_a_projector_mends_that():
     terms = [{"signal": "features.layers.0", "by": "mse", "project": "linear"}, LABELS]
     assert check(recipe(method={"kind": "match", "terms": terms})).passed

@@ -247,6 +247,8 @@ def mixture(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 
 
 def require_same_shape(student: Tensor, target: Tensor) -> None:
+    if not isinstance(student, Tensor) or not isinstance(target, Tensor):
+        raise StillhouseError("this loss compares one signal with one: write a term for each of the signals listed")
     if student.shape != target.shape:
         raise StillhouseError(
             f"the student gives {tuple(student.shape)} and its target {tuple(target.shape)}: shapes must be equal "
