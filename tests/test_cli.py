@@ -123,7 +123,7 @@ def test_help_names_every_command_and_each_has_an_example(call: Call) -> None:
         (["store", "build", "kd-digits", "--out", "unused"], "with data.shift=0"),
         (["store", "verify", "/nowhere"], "no store"),
         (["show", "kd-digits", "evaluate=[accuracy]"], "proof=null leaves the proof out"),
-        (["show", "data"], " more"),
+        (["show", "hinton"], " more"),
         (["resume", "/nowhere"], "holds no run"),
         (["list", "papirs"], "did you mean 'papers'?"),
         (["list", "papers", "--family", "logits"], "did you mean 'logit'?"),
