@@ -15,6 +15,7 @@ app = command()
 FAMILIES = {
     "methods": "method",
     "objectives": "term",
+    "gates": "gate",
     "networks": "network",
     "data": "data",
     "metrics": "metric",

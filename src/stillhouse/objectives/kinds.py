@@ -43,8 +43,8 @@ class TermKind(Kind):
     teacher_signal: str | list[str] | None = None
     """The teacher's signal where it has another name than the student's."""
     weight: float | Ramp = 1.0
-    """Any number, of any sign, or a ramp over the stage. With noisy labels, more than one for the teacher and as
-    much less than zero for the labels (Das & Sanghavi 2023, arXiv:2301.13304)."""
+    """Any number, of any sign, or a ramp over the stage. With noisy labels, w > 1 for the teacher and 1 - w for the
+    labels (Das & Sanghavi 2023, arXiv:2301.13304)."""
     gate: Annotated[GateKind, AnyKind("gate", tag="by")] | None = None
     """A weight for each example, beside the term's own."""
     name: str | None = None

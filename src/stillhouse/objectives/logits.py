@@ -228,6 +228,7 @@ def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squ
 
     Args: logits [..., V]. Returns [...].
     """
+    require_same_shape(student, teacher)
     ours, theirs = (torch.stack([side, torch.zeros_like(side)], -1) for side in (student, teacher))
     return forward_kl(ours, theirs, temperature=temperature, squared=squared).sum(-1)
 
