@@ -208,7 +208,7 @@ def test_debug_shows_where_and_leaves_the_same(call: Call) -> None:
     code, _, err = call("show", "nothing-like-it", "--debug")
     assert code == 2
     assert "Traceback" in err
-    assert "there is no recipe, kind or paper" in err
+    assert "StillhouseError: " in err
 
 
 def test_all_of_a_recipe_s_errors_are_printed(call: Call, tmp_path: Path) -> None:

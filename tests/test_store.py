@@ -27,6 +27,7 @@ from stillhouse.methods.kinds import Match as MatchKind
 from stillhouse.methods.match import Match
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.divergences import forward_kl, sparse_forward_kl
+from stillhouse.recipe.check import check
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.targets import build_for
 from stillhouse.recipe.text import load
@@ -725,6 +726,8 @@ def test_a_recipe_runs_with_a_store_in_the_place_of_its_teacher(tmp_path: Path) 
     ours, theirs = (load_file(next((run.folder / "student").glob("*.safetensors"))) for run in (live, stored))
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, rtol=0, atol=1e-3)
+    report = check(load(recipe, overrides[:1]))
+    assert report.passed, "the weights that a rehearsal gives the teacher are not those it will be trained to"
     with pytest.raises(StillhouseError, match="not this teacher's store: the teacher"):
         distill(load(recipe, [overrides[0], "seed=1"]), out=tmp_path / "other", device="cpu", progress=False)
 

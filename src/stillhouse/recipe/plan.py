@@ -225,7 +225,8 @@ class Builder:
         live = None if stage.teacher.network is None else self.frozen_teacher(stage.teacher, role)
         if stage.teacher.store is None:
             return live
-        return StoredTeacher(Store.open(resolve(stage.teacher.store)), self.data.train, live)
+        own_weights = not (self.rehearsal and isinstance(stage.teacher.weights, Trained | FromStage))
+        return StoredTeacher(Store.open(resolve(stage.teacher.store)), self.data.train, live, compare=own_weights)
 
     def comes_with_weights(self, spec: ModelSpec) -> bool:
         """Whether a model knows something before the run: its weights are a file's, or its network brings them."""

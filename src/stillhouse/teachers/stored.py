@@ -27,11 +27,14 @@ class StoredTeacher(nn.Module):
     store's own layout beside stored answers, so that the targets of a batch are alike, and as it is
     where nothing of a batch is stored (rollouts).
 
+    With `compare` off, `live` is not held against the teacher the store was built from: in a rehearsal,
+    its weights are not trained yet.
+
     Raises StillhouseError when the store is another teacher's than `live`, holds none of the
     source's inputs, or lacks some and there is no live teacher; and on a batch as told above.
     """
 
-    def __init__(self, store: Store, source: Source, live: Teacher | None = None) -> None:
+    def __init__(self, store: Store, source: Source, live: Teacher | None = None, *, compare: bool = True) -> None:
         super().__init__()
         require_servable(source, instead=", or leave the store out and ask the live teacher")
         self.store = store
@@ -42,10 +45,10 @@ class StoredTeacher(nn.Module):
         """Examples answered at all."""
         self._batches = 0
         self._rows = store.rows(source)
-        self._agree(source)
+        self._agree(source, compare)
 
-    def _agree(self, source: Source) -> None:
-        if self.live is not None:
+    def _agree(self, source: Source, compare: bool) -> None:
+        if self.live is not None and compare:
             differs = identity_of(self.live).differences(self.store.identity)
             if differs:
                 raise StillhouseError(f"{self.store.folder} is not this teacher's store: {'; '.join(differs)} differs")
