@@ -27,6 +27,31 @@ NOTES = {
     "`off_line` is the largest distance from the least-squares line, as a share. Target: at most 0.1.",
 }
 
+TARGETS: dict[str, list[tuple[str, str, float]]] = {
+    "overhead": [
+        ("linear", "extra_us", 100),
+        ("vision", "ratio", 1.03),
+        ("language", "ratio", 1.05),
+        ("two-players", "ratio", 1.05),
+    ],
+    "startup": [
+        ("help", "median_s", 0.3),
+        ("list papers", "median_s", 0.6),
+        ("check kd-digits", "median_s", 4),
+        ("first step", "median_s", 8),
+    ],
+    "store": [(f"{case} wall ratio_to_student_alone", "stored", 1.1) for case in ("digits", "cifar10", "text")],
+    "scaling": [(f"{what} ours", "off_line", 0.1) for what in ("batch", "student_multiply_adds", "examples")],
+}
+"""By script: row, column, and the most it should be."""
+
+
+def judged(rows: dict[str, dict[str, Any]], targets: list[tuple[str, str, float]]) -> str:
+    """Which targets the numbers miss."""
+    measured = [(name, rows[name][column], limit) for name, column, limit in targets if name in rows]
+    missed = [f"{name} ({shown(value)} against {limit:g})" for name, value, limit in measured if value > limit]
+    return f"**Missed: {', '.join(missed)}.**" if missed else "Every target is met."
+
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """A row for each case, a column for each number."""
@@ -64,7 +89,9 @@ def main() -> None:
         results = json.loads(file.read_text())
         machine = results.pop("machine")
         told = ", ".join(f"{key} {shown(value)}" for key, value in machine.items())
-        lines += [f"## {name}", "", note, "", *table(flat(results)), "", f"Machine: {told}.", ""]
+        rows = flat(results)
+        verdict = judged(rows, TARGETS[name])
+        lines += [f"## {name}", "", note, "", *table(rows), "", verdict, "", f"Machine: {told}.", ""]
     PAGE.write_text("\n".join(lines))
 
 
