@@ -31,7 +31,8 @@ def shard(module: nn.Module, device: torch.device) -> None:
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in [*_blocks(module), module]:
+    wholes = list(module) if isinstance(module, nn.ModuleList) else [*_blocks(module), module]
+    for block in wholes:
         if not list(block.parameters()):
             continue
         sharded = fully_shard(block, mesh=mesh, reshard_after_forward=True)
