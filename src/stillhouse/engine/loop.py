@@ -195,13 +195,6 @@ class Loop:
             self.window.add(losses.notes)
         return losses
 
-    def _everywhere(self, terms: dict[str, Tensor], whole: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The terms and their weighted sum over all processes."""
-        if self.process.world == 1:
-            return terms, whole
-        whole, *values = self.process.sum(torch.stack([whole, *terms.values()]))
-        return dict(zip(terms, values, strict=True)), whole
-
     def _turn_of(self, name: str) -> Trainer:
         if name not in self.players:
             known = ", ".join(self.players)

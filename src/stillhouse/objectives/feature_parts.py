@@ -15,9 +15,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import at_least_fp32
-from stillhouse.objectives.features import both, full_precision, pyramid, same_resolution, standardised
-
-Sides = Tensor | list[Tensor]
+from stillhouse.objectives.features import Sides, both, full_precision, many, pyramid, same_resolution, standardised
 
 
 class FactorTransfer(nn.Module):
@@ -183,14 +181,14 @@ class SemanticCalibration(nn.Module):
 
     def __init__(self, student: Sides, target: Sides, *, batch_size: int, factor: int = 4) -> None:
         super().__init__()
-        ours, theirs = _many(student), _many(target)
+        ours, theirs = many(student), many(target)
         self.batch_size, width = batch_size, max(1, batch_size // factor)
         self.queries = nn.ModuleList(_perceptron(batch_size, width, width) for _ in ours)
         self.keys = nn.ModuleList(_perceptron(batch_size, width, width) for _ in theirs)
         self.maps = nn.ModuleList(nn.ModuleList(_embedding(own, other) for other in theirs) for own in ours)
 
     def forward(self, student: Sides, target: Sides) -> Tensor:
-        ours, theirs = _many(student), [other.detach() for other in _many(target)]
+        ours, theirs = many(student), [other.detach() for other in many(target)]
         shares = self.shares(ours, theirs)
         total = torch.zeros((), device=ours[0].device)
         for i, own in enumerate(ours):
@@ -276,7 +274,7 @@ class LadderProjector(nn.Module):
         super().__init__()
         wide = _pooled(target).shape[-1]
         self.rungs = nn.ModuleList(
-            _perceptron(_pooled(own).shape[-1], hidden, wide, nn.GELU()) for own in _many(student)
+            _perceptron(_pooled(own).shape[-1], hidden, wide, nn.GELU()) for own in many(student)
         )
         self.momentum = momentum
         self.register_buffer("mean", torch.zeros(wide))
@@ -284,7 +282,7 @@ class LadderProjector(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
 
     def forward(self, student: Sides, target: Tensor) -> Tensor:
-        climbed = torch.stack([rung(_pooled(own)) for rung, own in zip(self.rungs, _many(student), strict=True)]).sum(0)
+        climbed = torch.stack([rung(_pooled(own)) for rung, own in zip(self.rungs, many(student), strict=True)]).sum(0)
         ours, theirs = both(climbed, _pooled(target))
         if self.training:
             self._see(theirs)
@@ -342,7 +340,7 @@ class CrossLayerAttention(nn.Module):
 
     def __init__(self, student: Sides, target: Sides, *, width: int = 128) -> None:
         super().__init__()
-        ours, theirs = _many(student), _many(target)
+        ours, theirs = many(student), many(target)
         self.width = width
         self.keys = nn.ModuleList(nn.Linear(_width(own), width) for own in ours)
         self.queries = nn.ModuleList(nn.Linear(_width(other), width) for other in theirs)
@@ -351,7 +349,7 @@ class CrossLayerAttention(nn.Module):
         self.query_positions = nn.Parameter(torch.randn(len(theirs), width) / width**0.5)
 
     def forward(self, student: Sides, target: Sides) -> Tensor:
-        ours, theirs = _many(student), [other.detach() for other in _many(target)]
+        ours, theirs = many(student), [other.detach() for other in many(target)]
         shares = self.shares(ours, theirs)
         total = torch.zeros((), device=ours[0].device)
         for s, own in enumerate(ours):
@@ -390,12 +388,8 @@ def _pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3)) if x.dim() == 4 else x
 
 
-def _many(sides: Sides) -> list[Tensor]:
-    return [sides] if isinstance(sides, Tensor) else sides
-
-
 def _listed(student: Sides, target: Sides) -> tuple[list[Tensor], list[Tensor]]:
-    ours, theirs = _many(student), _many(target)
+    ours, theirs = many(student), many(target)
     if len(ours) != len(theirs):
         raise StillhouseError(f"{len(ours)} of the student's layers are held to {len(theirs)} of the teacher's")
     return ours, theirs

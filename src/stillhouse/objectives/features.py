@@ -23,6 +23,11 @@ from stillhouse.objectives.divergences import at_least_fp32
 Sides = Tensor | list[Tensor]
 
 
+def many(sides: Sides) -> list[Tensor]:
+    """One signal as a list of one; a list as it is."""
+    return [sides] if isinstance(sides, Tensor) else sides
+
+
 def full_precision(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same loss with autocast switched off: its matrix products stay in the precision of their inputs."""
 
@@ -232,8 +237,7 @@ def pyramid(student: Tensor, target: Tensor) -> Tensor:
 
 def layers(student: Sides, target: Sides) -> list[tuple[Tensor, Tensor]]:
     """Both sides layer by layer, in at least fp32 and one dtype, the target's without gradient."""
-    ours = [student] if isinstance(student, Tensor) else student
-    theirs = [target] if isinstance(target, Tensor) else target
+    ours, theirs = many(student), many(target)
     if len(ours) != len(theirs):
         raise StillhouseError(
             f"{len(ours)} of the student's layers are held to {len(theirs)} of the teacher's: name as many in "

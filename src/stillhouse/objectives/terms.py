@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Loss, Signals
 from stillhouse.errors import StillhouseError
+from stillhouse.objectives.features import Sides, many
 from stillhouse.objectives.gate_kinds import GateKind
 from stillhouse.objectives.kinds import LABELS, Ramp, TermKind
 from stillhouse.objectives.projectors import projector
-
-Sides = Tensor | list[Tensor]
 
 
 class Term:
@@ -53,11 +52,11 @@ class Term:
             return self.function(ours, theirs)
         how = getattr(self.kind, "project", None)
         if how is not None:
-            pairs = list(zip(_many(ours), _many(theirs), strict=True))
+            pairs = list(zip(many(ours), many(theirs), strict=True))
             return nn.ModuleList(projector(how, own, other) for own, other in pairs)
         if self.kind.same_shape:
             asked = [self._student_asks] if isinstance(self._student_asks, str) else self._student_asks
-            for signal, own, other in zip(asked, _many(ours), _many(theirs), strict=True):
+            for signal, own, other in zip(asked, many(ours), many(theirs), strict=True):
                 if own.shape != other.shape:
                     raise StillhouseError(
                         f"term {self.name!r}: the student's {signal} has shape {tuple(own.shape)}, the teacher's "
@@ -147,15 +146,11 @@ def _taken(signals: Signals, asked: str | list[str]) -> Sides:
     return signals[asked] if isinstance(asked, str) else [signals[name] for name in asked]
 
 
-def _many(sides: Sides) -> list[Tensor]:
-    return [sides] if isinstance(sides, Tensor) else sides
-
-
 def _projected(part: nn.Module | None, ours: Sides) -> Sides:
     if part is None:
         return ours
     assert isinstance(part, nn.ModuleList)
-    projected = [one(own) for one, own in zip(part, _many(ours), strict=True)]
+    projected = [one(own) for one, own in zip(part, many(ours), strict=True)]
     return projected[0] if isinstance(ours, Tensor) else projected
 
 
