@@ -66,6 +66,33 @@ class ResNet(NetworkKind):
         return depth
 
 
+class ViT(NetworkKind):
+    """A small vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), for images that split into patches.
+
+    Signals beside `logits`: `tokens`, `embedding`, with a distillation token `distillation_logits`, and taps on
+    `blocks.<i>` and `blocks.<i>.attention.query`, `.key`, `.value`, `.softmax`.
+    """
+
+    kind: Literal["vit"] = "vit"
+    builds = "stillhouse.networks.vit:ViT"
+    patch: Width = 2
+    """Height and width of a patch in pixels."""
+    width: Width = 48
+    depth: Annotated[int, Field(gt=0)] = 4
+    """Blocks."""
+    heads: Annotated[int, Field(gt=0)] = 4
+    ratio: Positive = 2.0
+    """Width of the perceptrons between, as a multiple of `width`."""
+    distillation: bool = False
+    """A second token with a head of its own (Touvron et al. 2021, DeiT, arXiv:2012.12877)."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> ViT:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not split into {self.heads} heads of one width")
+        return self
+
+
 class Llama(NetworkKind):
     """A small `LlamaForCausalLM` (Touvron et al. 2023, arXiv:2302.13971) over the vocabulary of the data."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Signals
+from stillhouse.views.model import named_tensors
 
 NOT_SEEN = ("index", "labels")
 
@@ -14,7 +15,7 @@ NOT_SEEN = ("index", "labels")
 class AsIsView:
     """All fields but `index` and `labels`, by their names; a single one as the positional argument.
 
-    The output is the logits, or carries them as `.logits`; they are neither cut nor shifted.
+    The output is the logits, names its tensors, or carries `.logits`; nothing is cut or shifted.
     """
 
     fingerprint = "as is"
@@ -24,7 +25,7 @@ class AsIsView:
         return {"": next(iter(seen.values()))} if len(seen) == 1 else seen
 
     def read(self, output: Any, batch: Batch) -> Signals:
-        return {"logits": output if isinstance(output, Tensor) else output.logits}
+        return named_tensors(output)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return batch["labels"], None

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Facts, Signals
 from stillhouse.views.kinds import Image
+from stillhouse.views.model import named_tensors
 
 
 class ImageView:
-    """(image - mean) / std by channel; the output is the logits, or carries them as `.logits`."""
+    """(image - mean) / std by channel; the output is the logits, names its tensors, or carries `.logits`."""
 
     def __init__(self, kind: Image, facts: Facts | None = None) -> None:
         self.mean = torch.tensor(kind.mean).view(-1, 1, 1)
@@ -29,7 +30,7 @@ class ImageView:
         return {"": (image - self.mean) / self.std}
 
     def read(self, output: Any, batch: Batch) -> Signals:
-        return {"logits": output if isinstance(output, Tensor) else output.logits}
+        return named_tensors(output)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         return batch["labels"], None

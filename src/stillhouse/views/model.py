@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -33,6 +33,16 @@ class View(Protocol):
         ...
 
 
+def named_tensors(output: Any) -> Signals:
+    """What a network gives, as signals: a tensor is the logits, of a mapping every tensor counts by its name, and of
+    anything else its attribute `logits`."""
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    if isinstance(output, Mapping):
+        return {name: value for name, value in output.items() if isinstance(value, Tensor)}
+    return {"logits": output.logits}
+
+
 class Model(nn.Module):
     """A network and its view. `network` alone is what gets exported."""
 
@@ -45,7 +55,7 @@ class Model(nn.Module):
         return self.network(*args, **kwargs)
 
     def signals(self, batch: Batch, wants: Iterable[str] = ("logits",)) -> Signals:
-        """The wanted signals on a batch: `logits`, `features.<module path>`.
+        """The wanted signals on a batch: `logits`, what else the network names, `features.<module path>`.
 
         Raises StillhouseError for a signal this model does not yield.
         """
