@@ -19,10 +19,11 @@ from safetensors.numpy import save_file
 
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost
-from stillhouse.report import figures, numbers
+from stillhouse.report import numbers
 from stillhouse.report.card import write_card
 from stillhouse.report.compare import compare
 from stillhouse.report.curves import stage_curves, thin
+from stillhouse.report.figures.images import contact_sheet
 from stillhouse.report.files import PARTS, read_run
 from stillhouse.report.page import write_report
 from stillhouse.report.svg import Scale, scale_for
@@ -413,9 +414,7 @@ def test_the_interval_is_drawn_with_better_to_the_right():
 def test_contact_sheet_keeps_every_pixel():
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(5, 3 * 2 * 3))
-    sheet = Image.open(
-        BytesIO(figures.contact_sheet({"width": 2, "height": 3, "channels": 3, "pixels": pixels.tolist()}, 3))
-    )
+    sheet = Image.open(BytesIO(contact_sheet({"width": 2, "height": 3, "channels": 3, "pixels": pixels.tolist()}, 3)))
     assert sheet.size == (3 * 3 - 1, 2 * 4 - 1)
     shown = np.asarray(sheet.convert("RGBA"))
     for place in range(5):

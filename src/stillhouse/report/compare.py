@@ -12,7 +12,7 @@ from stillhouse.engine.folder import write_text
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import statistics
 from stillhouse.report import numbers
-from stillhouse.report.figures import colours, scrolling
+from stillhouse.report.figures.frame import colours, scrolling
 from stillhouse.report.files import RunFiles, read_run
 from stillhouse.report.page import NO_DIFFERENCE, difference_cells, page
 from stillhouse.report.svg import escape, tag

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillhouse.report import numbers
-from stillhouse.report.figures import ARMS, curves, grid
+from stillhouse.report.figures.frame import ARMS, grid
+from stillhouse.report.figures.lines import curves
 from stillhouse.report.svg import escape
 
 POINTS = 300

@@ -12,7 +12,8 @@ from stillhouse.engine.folder import write_text
 from stillhouse.evaluation.statistics import Interval
 from stillhouse.report import numbers, repeat
 from stillhouse.report.curves import stage_curves
-from stillhouse.report.figures import colours, note, scrolling, sections
+from stillhouse.report.figures import sections
+from stillhouse.report.figures.frame import colours, note, scrolling
 from stillhouse.report.files import PARTS, RunFiles, read_run
 from stillhouse.report.svg import escape, tag
 from stillhouse.report.table import bounds, metric_names
