@@ -16,6 +16,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import ConvNet, ResNet
 from stillhouse.recipe.plan import Builder
 from stillhouse.recipe.schema import Recipe
+from stillhouse.taps import Taps
 
 CIFAR = Facts(task="classification", shape=(3, 32, 32), classes=10)
 DIGITS = Facts(task="classification", shape=(1, 8, 8), classes=10)
@@ -43,6 +44,15 @@ def test_resnet_20_has_the_usual_names() -> None:
     assert set(state) == expected
     assert state["layer3.0.conv1.weight"].shape == (64, 32, 3, 3)
     assert state["linear.weight"].shape == (10, 64)
+
+
+@pytest.mark.parametrize("kind", [ResNet(depth=8), ConvNet()])
+def test_the_pooled_features_are_what_the_head_sees(kind: ConvNet | ResNet) -> None:
+    network = kind.build(CIFAR)
+    with Taps(network, ["pool"]) as kept:
+        logits = network(torch.randn(2, 3, 32, 32))
+    assert kept["pool"].shape == (2, network.linear.in_features)
+    torch.testing.assert_close(network.linear(kept["pool"]), logits)
 
 
 def test_a_depth_that_is_no_resnet_is_refused_with_its_neighbours() -> None:

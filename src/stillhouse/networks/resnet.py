@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from stillhouse.engine.contracts import Facts
 from stillhouse.networks.kinds import ResNet as Kind
+from stillhouse.networks.pool import MeanPool
 
 
 class Block(nn.Module):
@@ -41,8 +42,8 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """6 n + 2 layers: a convolution, three stages of n blocks with 1, 2 and 4 times the width, a linear head.
 
-    Input [B, C, H, W], any H and W; output logits [B, classes]. Activations lie channels-last in memory:
-    the convolutions of a CPU are then up to twice as fast.
+    Input [B, C, H, W], any H and W; output logits [B, classes]. `features.pool` is what the head sees. Activations lie
+    channels-last in memory: the convolutions of a CPU are then up to twice as fast.
     """
 
     def __init__(self, kind: Kind, facts: Facts) -> None:
@@ -53,6 +54,7 @@ class ResNet(nn.Module):
         self.layer1 = _stage(width, width, blocks, stride=1)
         self.layer2 = _stage(width, 2 * width, blocks, stride=2)
         self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.pool = MeanPool()
         self.linear = nn.Linear(4 * width, facts.classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -62,7 +64,7 @@ class ResNet(nn.Module):
         x = image.contiguous(memory_format=torch.channels_last)
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(x.mean((2, 3)))
+        return self.linear(self.pool(x))
 
 
 def _stage(inside: int, outside: int, blocks: int, *, stride: int) -> nn.Sequential:
