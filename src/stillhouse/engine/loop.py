@@ -352,8 +352,9 @@ def modules_of(stage: Stage) -> dict[str, nn.Module]:
     """Every module among a method's roles, by role name: the players' and the frozen ones."""
     roles: dict[str, nn.Module] = {}
     for name, role in vars(stage.method).items():
-        if isinstance(role, nn.Module):
-            roles[name] = role
+        members = getattr(role, "members", None) or {"": role}  # a role may be several modules by name
+        found = {f"{name}.{own}".rstrip("."): one for own, one in members.items() if isinstance(one, nn.Module)}
+        roles |= found
     for name, player in stage.method.players().items():
         roles[name] = player.module
         if len(player.parts):

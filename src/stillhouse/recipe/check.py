@@ -111,7 +111,7 @@ def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -
 def _measurable(recipe: Recipe, builder: Builder, report: Report) -> None:
     """Whether what is asked for under `evaluate` can be measured on this data and these models."""
     task = "generation" if recipe.student.sampler is not None else builder.data.facts.task
-    runnable = recipe.teacher is not None and recipe.teacher.network is not None
+    runnable = recipe.teacher is not None and recipe.teacher.live
     for metric in recipe.evaluate:
         if metric.task not in (None, task):
             report.add(
@@ -136,9 +136,8 @@ def _sizes_fit(recipe: Recipe, stages: list[Planned], builder: Builder, process:
     fits = True
     for stage in stages:
         student = parameter_bytes(network_of(stage.student, recipe), builder)
-        teacher = 0
-        if stage.teacher is not None and stage.teacher.network is not None:
-            teacher = parameter_bytes(stage.teacher.network, builder)
+        asked = [] if stage.teacher is None else [stage.teacher, *stage.teacher.members.values()]
+        teacher = sum(parameter_bytes(spec.network, builder) for spec in asked if spec.network is not None)
         copies = 2 + OPTIMIZER_STATES.get(stage.train.optimizer.word, 2) + (stage.train.ema is not None)
         needed = student * copies + teacher
         told = f"{student // 4:,} parameters; weights, gradients and optimizer take {gib(needed)} of {gib(free)} free"
@@ -263,7 +262,7 @@ def _memory_and_time(stage: Stage, train: Train, small: Rehearsal, process: Proc
 def _teacher_knows(recipe: Recipe, builder: Builder, report: Report) -> None:
     """Hold a teacher that comes with its weights against chance on the data it is to teach."""
     spec = recipe.teacher
-    if spec is None or spec.network is None or not builder.comes_with_weights(spec):
+    if spec is None or not spec.live or not builder.comes_with_weights(spec):
         return
     if spec.sampler is not None:
         return  # a generator: it is asked for samples, not for answers

@@ -21,9 +21,10 @@ from stillhouse.methods.kinds import MethodKind
 from stillhouse.methods.roles import Roles
 from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained
 from stillhouse.networks.weights import load_weights
-from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, TeacherSpec
+from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, StageSpec, TeacherSpec
 from stillhouse.sources.kinds import DataKind
 from stillhouse.store.shards import Store
+from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
 from stillhouse.views.kinds import Image, Tokens
@@ -53,42 +54,50 @@ class Planned:
 
 def planned(recipe: Recipe) -> list[Planned]:
     """The stages of a recipe, in order: what models are trained first, the recipe's own, the arms."""
-    stages: list[Planned] = []
-    if recipe.teacher is not None:
-        stages += _pretraining(recipe.teacher, "teacher", recipe)
-    stages += _pretraining(recipe.student, "student", recipe)
+    stages = [*_pretraining(recipe.teacher, "teacher", recipe), *_pretraining(recipe.student, "student", recipe)]
     for spec in recipe.stages:
-        student = spec.student or recipe.student
-        stages += _pretraining(spec.student, spec.name, recipe)
-        stages += _pretraining(spec.teacher, f"{spec.name}-teacher", recipe)
-        stages.append(
-            Planned(
-                spec.name,
-                spec.method or recipe.method,
-                spec.train or recipe.train,
-                student,
-                spec.teacher or recipe.teacher,
-                "student" if spec.student is None else spec.name,
-                recipe.data,
-                recipe,
-            )
-        )
-    role = "student"
-    main = Planned(role, recipe.method, recipe.train, recipe.student, recipe.teacher, role, recipe.data, recipe)
-    stages.append(main)
+        stages += _own(spec.name, spec, recipe, spec.method or recipe.method)
+    stages += _own("student", StageSpec(name="student"), recipe, recipe.method)
     for name, arm in trained_arms(recipe).items():
-        stages += _pretraining(arm.student, name, recipe)
         method = arm.method or (recipe.method.without_teacher() if name == "control" else recipe.method)
         assert method is not None, "the schema checks that a control arm has a method"
-        student = arm.student or recipe.student
-        role = "student" if arm.student is None else name
-        train = arm.train or recipe.train
-        stages.append(Planned(name, method, train, student, recipe.teacher, role, recipe.data, recipe))
+        stages += _own(name, arm, recipe, method)
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise StillhouseError(f"two stages of recipe {recipe.name!r} are named {', '.join(twice)}: rename one")
+    _evaluable(recipe, names)
     return stages
+
+
+def _own(name: str, spec: StageSpec | ArmSpec, recipe: Recipe, method: MethodKind) -> Iterator[Planned]:
+    """One of the recipe's stages or arms, and before it what its own models need."""
+    yield from _pretraining(spec.student, name, recipe)
+    yield from _pretraining(spec.teacher, f"{name}-teacher", recipe)
+    yield Planned(
+        name,
+        method,
+        spec.train or recipe.train,
+        spec.student or recipe.student,
+        spec.teacher or recipe.teacher,
+        "student" if spec.student is None else name,
+        spec.data or recipe.data,
+        recipe,
+    )
+
+
+def _evaluable(recipe: Recipe, stages: list[str]) -> None:
+    """Raise for an arm that is of a model which will not be there."""
+    known = [*stages, *(["teacher"] if recipe.teacher is not None and recipe.teacher.live else [])]
+    for name, arm in recipe.arms.items():
+        for whose in _models_of(arm):
+            if whose not in known:
+                raise StillhouseError(f"arm {name!r} is of {whose!r}, which is no model here; {nearest(whose, known)}")
+
+
+def _models_of(arm: ArmSpec) -> list[str]:
+    """The models that an arm without training of its own is made of."""
+    return [arm.of] if isinstance(arm.of, str) else arm.of or []
 
 
 def trained_arms(recipe: Recipe) -> dict[str, ArmSpec]:
@@ -108,26 +117,31 @@ def network_of(spec: ModelSpec, recipe: Recipe) -> NetworkKind:
 
 
 def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[Planned]:
-    """The stage that trains a model's weights on data alone, where the recipe asks for it."""
+    """The stages that train a model's weights on data alone, where the recipe asks for it."""
+    if isinstance(spec, TeacherSpec):
+        for name, member in spec.members.items():
+            yield from _pretraining(member, f"{role}-{name}", recipe)
     if spec is None or not isinstance(spec.weights, Trained):
         return
     network = network_of(spec, recipe)
     method = lookup("method", network.pretraining["kind"]).model_validate(network.pretraining)
     assert isinstance(method, MethodKind)
     train = Train(**{field: getattr(spec.weights, field) for field in Train.model_fields})
-    start = ModelSpec(network=network, weights=spec.weights.start, view=spec.view, sampler=spec.sampler)
+    view = None if spec.view is None else spec.view.alone()
+    start = ModelSpec(network=network, weights=spec.weights.start, view=view, sampler=spec.sampler)
     data = spec.weights.data or recipe.data
     yield Planned(_pretraining_stage(role), method, train, start, None, role, data, recipe)
 
 
 def _pretraining_stage(role: str) -> str:
-    return role if role.endswith("teacher") else f"{role}-start"
+    return role if "teacher" in role.split("-") else f"{role}-start"
 
 
 def files_there(stage: Planned) -> None:
     """Raise StillhouseError now for a file of weights that a stage would miss later."""
-    for spec in (stage.student, stage.teacher):
-        weights = None if spec is None else spec.weights
+    members = [] if stage.teacher is None else [stage.teacher, *stage.teacher.members.values()]
+    for spec in (stage.student, *members):
+        weights = spec.weights
         while isinstance(weights, Trained):
             weights = weights.start
         if isinstance(weights, File):
@@ -196,7 +210,7 @@ class Builder:
         """The contestants, once every stage is done: teacher, student, control, others."""
         recipe, found = self.recipe, {}
         by_name = {stage.name: stage for stage in stages}
-        if recipe.teacher is not None and recipe.teacher.network is not None:
+        if recipe.teacher is not None and recipe.teacher.live:
             teacher: Model = self.frozen_teacher(recipe.teacher, "teacher")
             found["teacher"] = _arm("teacher", teacher, recipe.teacher.sampler)
         found["student"] = _arm("student", self.trained(by_name["student"]), recipe.student.sampler)
@@ -204,25 +218,30 @@ class Builder:
             sampler = arm.sampler or (arm.student or recipe.student).sampler
             found[name] = _arm(name, self.trained(by_name[name]), sampler)
         for name, arm in recipe.arms.items():
-            if arm.of is not None:
-                if arm.of not in found:
-                    raise StillhouseError(f"arm {name!r} is of the {arm.of}, and the recipe has none")
-                whose = found[arm.of]
-                found[name] = _arm(name, whose.model, arm.sampler) if arm.sampler else Arm(name, whose.model)
+            whose = [found[n].model if n in found else self.trained(by_name[n]) for n in _models_of(arm)]
+            if whose:
+                model = whose[0] if len(whose) == 1 else Ensemble(dict(zip(_models_of(arm), whose, strict=True)))
+                found[name] = _arm(name, model, arm.sampler)
         return found
 
     def frozen_teacher(self, spec: TeacherSpec, role: str) -> Frozen:
         """The teacher's model, made once."""
         key = f"{role}:{spec.model_dump_json()}"
         if key not in self._teachers:
-            self._teachers[key] = Frozen(self.model(spec, role)).to(self.device)
+            self._teachers[key] = self._frozen(spec, role).to(self.device)
         return self._teachers[key]
+
+    def _frozen(self, spec: TeacherSpec, role: str) -> Frozen:
+        if not spec.members:
+            return Frozen(self.model(spec, role))
+        members = {name: self.frozen_teacher(member, f"{role}-{name}") for name, member in spec.members.items()}
+        return Ensemble(members, [member.share for member in spec.members.values()])
 
     def _teacher(self, stage: Planned) -> Teacher | None:
         if stage.teacher is None:
             return None
         role = "teacher" if stage.teacher == self.recipe.teacher else f"{stage.name}-teacher"
-        live = None if stage.teacher.network is None else self.frozen_teacher(stage.teacher, role)
+        live = self.frozen_teacher(stage.teacher, role) if stage.teacher.live else None
         if stage.teacher.store is None:
             return live
         own_weights = not (self.rehearsal and isinstance(stage.teacher.weights, Trained | FromStage))
@@ -230,12 +249,14 @@ class Builder:
 
     def comes_with_weights(self, spec: ModelSpec) -> bool:
         """Whether a model knows something before the run: its weights are a file's, or its network brings them."""
+        if isinstance(spec, TeacherSpec) and spec.members:
+            return all(self.comes_with_weights(member) for member in spec.members.values())
         return isinstance(spec.weights, File) or hasattr(network_of(spec, self.recipe), "path")
 
     def _other_data(self, stage: Planned) -> Data:
         """The data a model was trained on where it is not the recipe's. Raises where it may hold the test split."""
         data: Data = stage.data.build()
-        same_set = type(stage.data) is type(self.recipe.data)
+        same_set = type(stage.data.origin) is type(self.recipe.data.origin)
         if same_set and data.test.fingerprint != self.data.test.fingerprint:
             raise StillhouseError(
                 f"stage {stage.name!r} trains on other data than the recipe's, split otherwise: its training split "

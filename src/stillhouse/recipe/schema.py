@@ -19,6 +19,7 @@ from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
 from stillhouse.recipe.expect import check_names, parse
+from stillhouse.sources import altered_kinds  # noqa: F401  importing registers
 from stillhouse.sources.kinds import DataKind
 from stillhouse.views.kinds import ViewKind
 
@@ -41,18 +42,40 @@ class ModelSpec(Strict):
 
 
 class TeacherSpec(ModelSpec):
-    """A model that gives targets, live or from a store on disk."""
+    """A model that gives targets, live or from a store on disk; or several of them together."""
 
     store: str | None = None
     """A folder made by `stillhouse store build`; its signals are served in place of a live teacher's."""
+    members: dict[ArmName, TeacherSpec] = {}
+    """Several teachers: `logits` are the log of their mean probabilities, `<member>.<signal>` is one member's."""
+    share: Annotated[float, Field(gt=0)] = 1.0
+    """Of a member: its weight in that mean, against the other members'."""
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a network to ask, or several, beside a store."""
+        return self.network is not None or bool(self.members)
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> TeacherSpec:
+        if self.members and (self.network is not None or self.store is not None):
+            raise ValueError("a teacher with 'members' has no 'network' or 'store' of its own: move it into a member")
+        silent = [name for name, member in self.members.items() if not member.live]
+        if silent:
+            raise ValueError(f"members need a network each: {', '.join(silent)} has none")
+        return self
 
 
 class ArmSpec(Strict):
     """Another arm of the comparison: what it does otherwise than the recipe's student."""
 
-    of: Literal["student", "teacher"] | None = None
-    """Evaluate that model as it stands (with another sampler, say); None trains a student of the arm's own."""
+    of: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Evaluate a model as it stands (with another sampler, say): `teacher`, `student`, a stage or an arm by name, or
+    several, whose probabilities are averaged. None trains a student of the arm's own."""
     student: ModelSpec | None = None
+    teacher: TeacherSpec | None = None
+    data: Annotated[DataKind, AnyKind("data")] | None = None
+    """What its student trains on; it is measured on the recipe's data like all others."""
     method: Annotated[MethodKind, AnyKind("method")] | None = None
     train: Train | None = None
     sampler: Annotated[SamplerKind, AnyKind("sampler")] | None = None
@@ -64,6 +87,7 @@ class StageSpec(Strict):
     name: Name
     teacher: TeacherSpec | None = None
     student: ModelSpec | None = None
+    data: Annotated[DataKind, AnyKind("data")] | None = None
     method: Annotated[MethodKind, AnyKind("method")] | None = None
     train: Train | None = None
 

@@ -20,7 +20,7 @@ from stillhouse.networks.kinds import FromStage, Trained
 from stillhouse.objectives.kinds import TermKind
 from stillhouse.recipe.execute import run_stage
 from stillhouse.recipe.plan import Builder, Planned, planned
-from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.schema import Recipe, TeacherSpec
 from stillhouse.store.build import build_store
 from stillhouse.store.layout import Dense, Layout, TopK
 from stillhouse.store.shards import Store
@@ -58,7 +58,7 @@ def build_for(
             another teacher's signals; Interrupted after Ctrl-C, with what is committed kept.
     """
     teacher_spec = recipe.teacher
-    if teacher_spec is None or teacher_spec.network is None:
+    if teacher_spec is None or not teacher_spec.live:
         raise StillhouseError(f"recipe {recipe.name!r} has no teacher whose answers could be stored: name its network")
     recipe = recipe.model_copy(update={"teacher": teacher_spec.model_copy(update={"store": None})})
     folder = Path(folder)
@@ -125,15 +125,20 @@ def _teacher(recipe: Recipe, builder: Builder, folder: Path, process: Process, e
 def _stages_before(recipe: Recipe) -> list[Planned]:
     """The stages that the teacher's weights need, in order."""
     assert recipe.teacher is not None
-    weights, stages = recipe.teacher.weights, planned(recipe)
-    if isinstance(weights, Trained):
-        last = "teacher"
-    elif isinstance(weights, FromStage):
-        last = weights.stage
-    else:
-        return []
+    stages = planned(recipe)
     names = [stage.name for stage in stages]
-    return stages[: names.index(last) + 1] if last in names else stages
+    last = max((names.index(stage) for stage in _stages_of(recipe.teacher, "teacher") if stage in names), default=-1)
+    return stages[: last + 1]
+
+
+def _stages_of(spec: TeacherSpec, role: str) -> Iterator[str]:
+    """The stages that hand over a teacher's weights, its members' among them."""
+    if isinstance(spec.weights, Trained):
+        yield role
+    elif isinstance(spec.weights, FromStage):
+        yield spec.weights.stage
+    for name, member in spec.members.items():
+        yield from _stages_of(member, f"{role}-{name}")
 
 
 def _terms(method: MethodKind) -> Iterator[TermKind]:

@@ -14,6 +14,11 @@ class DataKind(Kind):
 
     family: ClassVar[str] = "data"
 
+    @property
+    def origin(self) -> DataKind:
+        """What the data is made of in the end: itself, where it is not other data altered."""
+        return self
+
 
 class Digits(DataKind):
     """scikit-learn's 1,797 real images of handwritten digits: 8 x 8, grey, 10 classes. Nothing is downloaded."""

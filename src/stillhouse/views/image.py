@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Facts, Signals
+from stillhouse.errors import StillhouseError
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import named_tensors
 
@@ -19,10 +20,16 @@ class ImageView:
         self.mean = torch.tensor(kind.mean).view(-1, 1, 1)
         self.std = torch.tensor(kind.std).view(-1, 1, 1)
         self.plain = all(m == 0 for m in kind.mean) and all(s == 1 for s in kind.std)
-        self.fingerprint = f"image mean={kind.mean} std={kind.std}"
+        self.field = kind.field
+        self.fingerprint = f"{kind.field} mean={kind.mean} std={kind.std}"
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        image = batch["image"]
+        if self.field not in batch:
+            raise StillhouseError(
+                f"the view shows {self.field!r}, and the batch has {', '.join(sorted(batch))}; "
+                "data of kind two-views gives second_image"
+            )
+        image = batch[self.field]
         if self.plain:
             return {"": image}
         if self.mean.device != image.device:

@@ -12,6 +12,10 @@ class ViewKind(Kind):
 
     family: ClassVar[str] = "view"
 
+    def alone(self) -> ViewKind:
+        """The view with which such a model is trained by itself, where no other image stands beside its own."""
+        return self
+
 
 class Image(ViewKind):
     """The image, normalised by channel."""
@@ -22,6 +26,11 @@ class Image(ViewKind):
     """By channel, or one for all."""
     std: tuple[float, ...] = (1.0,)
     """By channel, or one for all."""
+    field: str = "image"
+    """Of the batch: which image is seen, where data gives several."""
+
+    def alone(self) -> Image:
+        return self.model_copy(update={"field": "image"})
 
 
 class Tokens(ViewKind):

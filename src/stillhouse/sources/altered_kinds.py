@@ -1,0 +1,117 @@
+"""Data made of other data: fewer examples, other labels, mixed or doubled images. Imports no torch.
+
+Each has the data it is made `of`, which may be altered itself. What is said to change the training split leaves
+validation and test as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillhouse.engine.settings import Positive
+from stillhouse.kinds import AnyKind
+from stillhouse.sources.kinds import DataKind
+
+Class = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class AlteredKind(DataKind):
+    """What all of them share."""
+
+    of: Annotated[DataKind, AnyKind("data")]
+    """The data that is altered."""
+
+    @property
+    def origin(self) -> DataKind:
+        return self.of.origin
+
+
+class LongTailed(AlteredKind):
+    """Training examples of class c kept in proportion to ratio^(-c / (C - 1)), Cao et al. 2019 (arXiv:1906.07413)."""
+
+    kind: Literal["long-tailed"] = "long-tailed"
+    builds = "stillhouse.sources.altered:long_tailed"
+    ratio: Annotated[float, Field(gt=1)] = 100.0
+    """Examples of the first class to one of the last."""
+
+
+class OnlyClasses(AlteredKind):
+    """Training examples of these classes alone; the number of classes stays."""
+
+    kind: Literal["only-classes"] = "only-classes"
+    builds = "stillhouse.sources.altered:only_classes"
+    classes: Annotated[list[Class], Field(min_length=1)]
+
+
+class Grouped(AlteredKind):
+    """Classes put together into fewer, in every split."""
+
+    kind: Literal["grouped"] = "grouped"
+    builds = "stillhouse.sources.altered:grouped"
+    groups: Annotated[list[Annotated[list[Class], Field(min_length=1)]], Field(min_length=2)]
+    """The classes of each new class; examples of classes that none names are left out."""
+
+
+class NoisyLabels(AlteredKind):
+    """A share of the training labels replaced by another class, drawn once and evenly."""
+
+    kind: Literal["noisy-labels"] = "noisy-labels"
+    builds = "stillhouse.sources.altered:noisy_labels"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    seed: Seed = 0
+
+
+class PartlyLabelled(AlteredKind):
+    """All but a few training labels withheld: such an example counts zero in `cross_entropy` on labels.
+
+    Other terms that take labels cannot be used on it.
+    """
+
+    kind: Literal["partly-labelled"] = "partly-labelled"
+    builds = "stillhouse.sources.altered:partly_labelled"
+    labels: Annotated[int, Field(gt=0)]
+    """Labels kept, of each class its share."""
+    seed: Seed = 0
+
+
+class Fewer(AlteredKind):
+    """A part of the training examples, of each class its share."""
+
+    kind: Literal["fewer"] = "fewer"
+    builds = "stillhouse.sources.altered:fewer"
+    limit: Annotated[int, Field(gt=0)]
+    """Examples kept."""
+    seed: Seed = 0
+
+
+class MixUp(AlteredKind):
+    """Training images mixed in pairs, Zhang et al. 2018 (arXiv:1710.09412); labels become distributions.
+
+    Teacher and student see the same mixed image. Terms that need class indices cannot be used on it.
+    """
+
+    kind: Literal["mixup"] = "mixup"
+    builds = "stillhouse.sources.mixing:mixup"
+    alpha: Positive = 1.0
+    """Of the Beta distribution that shares are drawn from; 1: evenly."""
+
+
+class CutMix(AlteredKind):
+    """A rectangle of each training image taken from another, Yun et al. 2019 (arXiv:1905.04899); as for `mixup`."""
+
+    kind: Literal["cutmix"] = "cutmix"
+    builds = "stillhouse.sources.mixing:cutmix"
+    alpha: Positive = 1.0
+    """Of the Beta distribution that areas are drawn from; 1: evenly."""
+
+
+class TwoViews(AlteredKind):
+    """A second image of each training example, `second_image`, for a view that names it as its `field`."""
+
+    kind: Literal["two-views"] = "two-views"
+    builds = "stillhouse.sources.mixing:two_views"
+    second: Literal["augmented", "plain"] = "augmented"
+    """Augmented on its own, or as it is."""
