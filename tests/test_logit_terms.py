@@ -639,6 +639,7 @@ TERMS: dict[str, dict[str, Any]] = {
 GATES: dict[str, dict[str, Any]] = {
     "confidence": {"temperature": 2.0},
     "entropy": {"of": "student", "favours": "uncertain"},
+    "entropy_gap": {},
     "correct": {"right": 1.0, "wrong": 0.5},
     "bias_variance": {},
     "class_balanced": {"counts": list(range(1, 11))},

@@ -63,6 +63,25 @@ class Entropy(GateKind):
         return (self.of,)
 
 
+class EntropyGap(GateKind):
+    """One weight where the teacher is the less certain of the two, another where the student is.
+
+    Amara et al. 2022 (BD-KD, arXiv:2212.12965) weigh the forward KL with the one and the reverse KL with the other.
+    """
+
+    by: Literal["entropy_gap"] = "entropy_gap"
+    builds = "stillhouse.objectives.logit_weights:entropy_gap"
+    teacher_higher: float = 2.0
+    """Where the entropy of the teacher's answer is the higher one: the student is too sure."""
+    student_higher: float = 1.0
+    """Where it is not."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        return ("student", "teacher")
+
+
 class Correct(GateKind):
     """One weight where the most likely class is the label, another where it is not.
 

@@ -33,6 +33,17 @@ def entropy(
     return share if favours == "uncertain" else 1 - share
 
 
+def entropy_gap(
+    student: Tensor, teacher: Tensor, *, teacher_higher: float, student_higher: float, temperature: float = 1.0
+) -> Tensor:
+    """`teacher_higher` where H(P) > H(Q), P the teacher's and Q the student's answer, else `student_higher`.
+
+    Amara et al. 2022 (BD-KD, arXiv:2212.12965), section 3. [..., V], [..., V] -> [...].
+    """
+    theirs, ours = (entropy(side, favours="uncertain", temperature=temperature) for side in (teacher, student))
+    return torch.where(theirs > ours, teacher_higher, student_higher).to(ours.dtype)
+
+
 def correct(logits: Tensor, labels: Tensor, *, right: float = 1.0, wrong: float = 0.0) -> Tensor:
     """`right` where the largest logit is the label's, `wrong` elsewhere. [..., V], [...] -> [...]."""
     hit = logits.argmax(-1) == labels
