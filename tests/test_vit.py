@@ -59,6 +59,7 @@ def test_it_computes_what_torchs_own_encoder_computes() -> None:
     torch.testing.assert_close(found["tokens"], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["logits"], network.head(expected[:, 0]), rtol=1e-4, atol=1e-5)
     assert torch.equal(found["embedding"], found["tokens"][:, 0])
+    assert torch.equal(found["map"][:, :, 2, 1], found["tokens"][:, 1 + 2 * 4 + 1])
 
 
 def test_left_out_patches_have_no_influence_and_the_visible_keep_their_positions() -> None:
@@ -81,16 +82,18 @@ def test_left_out_patches_have_no_influence_and_the_visible_keep_their_positions
     assert not torch.allclose(moved[0], found["tokens"][0])
 
 
-def test_a_mask_token_stands_where_a_patch_is_hidden() -> None:
+def test_of_a_hidden_patch_only_the_position_is_seen() -> None:
     network, image = made(), torch.rand(2, 1, 8, 8)
-    token, hidden = torch.randn(16), torch.zeros(2, 16, dtype=torch.bool)
+    hidden = torch.zeros(2, 16, dtype=torch.bool)
     hidden[0, 3] = True
     blank = image.clone()
     blank[0, :, 0:2, 6:8] = torch.rand(2, 2)
-    found = network(image, hidden=hidden, mask_token=token)["tokens"]
-    torch.testing.assert_close(network(blank, hidden=hidden, mask_token=token)["tokens"], found)
+    found = network(image, hidden=hidden)["tokens"]
+    torch.testing.assert_close(network(blank, hidden=hidden)["tokens"], found)
     assert not torch.allclose(found[0], network(image)["tokens"][0])
     torch.testing.assert_close(found[1], network(image)["tokens"][1])
+    moved = network(image, hidden=hidden.roll(1, 1))["tokens"]
+    assert not torch.allclose(moved[0], found[0])
 
 
 def test_two_heads_are_trained_apart_and_answer_together() -> None:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillhouse.errors import StillhouseError
-from stillhouse.evaluation.answers import Answers, answers
+from stillhouse.evaluation.answers import Answers, answers, batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration
+from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, GroupAccuracy, PatchShuffle
 
 MOST_CLASSES = 40
 """Figures by class are left out where there are more classes than a reader can tell apart."""
@@ -27,6 +27,45 @@ def accuracy(kind: Accuracy, arm: Arm, context: Context) -> Findings:
         figures=_by_class("Accuracy by class", right, found.labels, context),
         per_example={"accuracy": right.tolist()},
     )
+
+
+def group_accuracy(kind: GroupAccuracy, arm: Arm, context: Context) -> Findings:
+    """The share of right answers among the examples of the named classes. Raises where the split has none of them."""
+    found = answers(arm, context)
+    metrics = {}
+    for name, classes in {"head_accuracy": kind.head, "tail_accuracy": kind.tail}.items():
+        chosen = torch.isin(found.labels, torch.tensor(classes))
+        if not chosen.any():
+            raise StillhouseError(f"group-accuracy: no example is of the classes {classes}")
+        metrics[name] = found.right[chosen].double().mean().item()
+    return Findings(metrics=metrics)
+
+
+def patch_shuffle(kind: PatchShuffle, arm: Arm, context: Context) -> Findings:
+    """Accuracy on shuffled patches: the same order for an image in every run and arm.
+
+    Raises StillhouseError where the images do not split into patches.
+    """
+    shape, rng = context.data.facts.shape, torch.Generator().manual_seed(0)
+    if len(shape) != 3 or shape[1] % kind.patch or shape[2] % kind.patch:
+        raise StillhouseError(f"patch-shuffle: inputs {list(shape)} do not split into patches of {kind.patch} pixels")
+    right = []
+    with measuring(arm.model):
+        for batch in batches(context.source, context.batch_size, context.device):
+            shuffled = batch | {"image": shuffled_patches(batch["image"], kind.patch, rng)}
+            right.append((arm.model.signals(shuffled)["logits"].argmax(-1) == batch["labels"]).double().cpu())
+    values = torch.cat(right)
+    return Findings(
+        metrics={"shuffled_accuracy": values.mean().item()}, per_example={"shuffled_accuracy": values.tolist()}
+    )
+
+
+def shuffled_patches(image: Tensor, patch: int, rng: torch.Generator) -> Tensor:
+    """Images [B, C, H, W], the patches of each in an order of its own."""
+    pieces = functional.unfold(image, patch, stride=patch)  # [B, C patch^2, N]
+    order = torch.rand(len(image), pieces.shape[-1], generator=rng).argsort(-1).to(image.device)
+    moved = pieces.gather(2, order[:, None].expand_as(pieces))
+    return functional.fold(moved, image.shape[-2:], patch, stride=patch)
 
 
 def agreement(kind: Agreement, arm: Arm, context: Context) -> Findings:

@@ -42,6 +42,68 @@ class Accuracy(MetricKind):
     gives: ClassVar[dict[str, Measure]] = {"accuracy": Measure("accuracy", "higher", "share")}
 
 
+class GroupAccuracy(MetricKind):
+    """Accuracy on the classes with many training examples and on those with few, for long-tailed data."""
+
+    kind: Literal["group-accuracy"] = "group-accuracy"
+    task = "classification"
+    builds = "stillhouse.evaluation.classification:group_accuracy"
+    gives: ClassVar[dict[str, Measure]] = {
+        "head_accuracy": Measure("accuracy on frequent classes", "higher", "share"),
+        "tail_accuracy": Measure("accuracy on rare classes", "higher", "share"),
+    }
+    head: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """The frequent classes, by index."""
+    tail: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    """The rare ones."""
+
+
+class PatchShuffle(MetricKind):
+    """Accuracy on images cut into patches that are put together in another order, drawn once for each image.
+
+    What is left of an answer when local texture stays and the whole is gone (Naseer et al. 2021, arXiv:2105.10497).
+    """
+
+    kind: Literal["patch-shuffle"] = "patch-shuffle"
+    task = "classification"
+    builds = "stillhouse.evaluation.classification:patch_shuffle"
+    gives: ClassVar[dict[str, Measure]] = {"shuffled_accuracy": Measure("accuracy, patches shuffled", "higher", "share")}
+    patch: Annotated[int, Field(gt=0)]
+    """Height and width in pixels."""
+
+
+class Features(MetricKind):
+    """What the measurements of features share. A classifier is fitted on the training split without augmentation."""
+
+    signal: str = "embedding"
+    """Of the arm's network; maps are averaged over positions, tokens [B, T, D] over tokens."""
+    examples: Annotated[int, Field(gt=0)] | None = None
+    """Training examples whose labels are used, of each class its share; None takes all."""
+
+
+class KNN(Features):
+    """Accuracy of weighted nearest neighbours on the features (Wu et al. 2018, arXiv:1805.01978)."""
+
+    kind: Literal["knn"] = "knn"
+    task = "classification"
+    builds = "stillhouse.evaluation.representation:knn"
+    gives: ClassVar[dict[str, Measure]] = {"knn_accuracy": Measure("accuracy of nearest neighbours", "higher", "share")}
+    neighbours: Annotated[int, Field(gt=0)] = 20
+    temperature: Annotated[float, Field(gt=0)] = 0.07
+    """A neighbour's vote is exp(cos / temperature)."""
+
+
+class LinearProbe(Features):
+    """Accuracy of a logistic regression on the features (Alain & Bengio 2017, arXiv:1610.01644)."""
+
+    kind: Literal["linear-probe"] = "linear-probe"
+    task = "classification"
+    builds = "stillhouse.evaluation.representation:linear_probe"
+    gives: ClassVar[dict[str, Measure]] = {"probe_accuracy": Measure("accuracy of a linear probe", "higher", "share")}
+    inverse_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """The larger, the less the weights are held towards zero."""
+
+
 class Agreement(MetricKind):
     """Share of test examples on which the arm and the teacher name the same class, and their KL divergence."""
 

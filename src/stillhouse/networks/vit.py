@@ -19,8 +19,8 @@ class ViT(nn.Module):
     """Patches, learned positions, a class token, transformer blocks with the norm before, linear heads.
 
     Input [B, C, H, W]. The output is a mapping: `tokens` [B, P + N, D] after the last norm (P = 1 class token, and 2
-    with the distillation token behind it; N patches row by row), `embedding` [B, D], the class token among them, and
-    `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
+    with the distillation token behind it; N patches row by row), `embedding` [B, D], the class token among them,
+    `map` [B, D, H / patch, W / patch], the patches among them, and `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
     then the class head's, in evaluation the mean of both heads'.
 
     Taps: `blocks.<i>` [B, P + N, D]; `blocks.<i>.attention.query`, `.key`, `.value`, the same shape;
@@ -37,7 +37,8 @@ class ViT(nn.Module):
                 "set network.patch to a divisor of height and width"
             )
         channels, height, width = facts.shape
-        self.patches = (height // kind.patch) * (width // kind.patch)
+        self.grid = (height // kind.patch, width // kind.patch)
+        self.patches = self.grid[0] * self.grid[1]
         self.prefix = 2 if kind.distillation else 1
         self.embed = nn.Conv2d(channels, kind.width, kind.patch, stride=kind.patch)
         self.prefix_tokens = nn.Parameter(torch.zeros(1, self.prefix, kind.width))
@@ -56,20 +57,19 @@ class ViT(nn.Module):
         *,
         visible: Tensor | None = None,
         hidden: Tensor | None = None,
-        mask_token: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """See the class. The rest is for masked images.
 
         Args:
             visible: indices [B, K] of the patches that are looked at; the others are left out, so that `tokens` is
                 [B, P + K, D] (He et al. 2022, arXiv:2111.06377).
-            hidden: bool [B, N], the patches whose embeddings `mask_token` [D] takes the place of before the
-                positions are added (Bao et al. 2022, arXiv:2106.08254).
+            hidden: bool [B, N], the patches of which only the position is seen (Bao et al. 2022, arXiv:2106.08254). A
+                learned mask token in their place could say no more: all positions and the bias of the embedding
+                can take it up.
         """
         patches = self.embed(image).flatten(2).mT  # [B, N, D]
         if hidden is not None:
-            assert mask_token is not None, "hidden patches are replaced by a mask token"
-            patches = torch.where(hidden[..., None], mask_token.to(patches.dtype), patches)
+            patches = patches.masked_fill(hidden[..., None], 0.0)
         patches = patches + self.positions[:, self.prefix :]
         if visible is not None:
             patches = at(patches, visible)
@@ -77,6 +77,8 @@ class ViT(nn.Module):
         tokens = self.norm(self.blocks(torch.cat([prefix, patches], 1)))
         logits = self.head(tokens[:, 0])
         found = {"tokens": tokens, "embedding": tokens[:, 0], "logits": logits}
+        if visible is None:
+            found["map"] = tokens[:, self.prefix :].mT.unflatten(-1, self.grid)
         if self.distillation_head is not None:
             found["distillation_logits"] = self.distillation_head(tokens[:, 1])
             if not self.training:

@@ -85,8 +85,8 @@ class TermKind(Kind):
 class FeatureTerm(TermKind):
     """A term that may look at the student's features through a train-only projector."""
 
-    project: Literal["linear", "conv"] | None = None
-    """From the student's width to the teacher's, where they differ."""
+    project: Literal["linear", "conv", "exit"] | None = None
+    """From the student's width to the teacher's, where they differ; `exit` leads from a feature map to logits."""
 
 
 Temperature = Annotated[float, Field(gt=0)]

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from stillhouse.objectives.kinds import LABELS, Distance, Temperature, TermKind
+from stillhouse.objectives.kinds import LABELS, Distance, FeatureTerm, Temperature, TermKind
 
 Open = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -141,8 +141,11 @@ class PlackettLuce(TermKind):
     """Of the confidences that weigh the choices."""
 
 
-class TargetEnhanced(TermKind):
-    """Soft cross-entropy that stresses the true class, Hao et al. 2023 (one-for-all, arXiv:2310.19444)."""
+class TargetEnhanced(FeatureTerm):
+    """Soft cross-entropy that stresses the true class, Hao et al. 2023 (one-for-all, arXiv:2310.19444).
+
+    On `features.<tap>` with `project: exit` and `teacher_signal: logits` it trains an exit branch of the student.
+    """
 
     by: Literal["target_enhanced"] = "target_enhanced"
     builds = "stillhouse.objectives.logits:target_enhanced"

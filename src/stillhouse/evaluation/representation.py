@@ -1,0 +1,84 @@
+"""How good a network's features are: what a simple classifier, fitted on the training split, makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillhouse.engine.contracts import Source
+from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.answers import batches, measuring
+from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.kinds import KNN, LinearProbe
+from stillhouse.sources.splits import some_of_each
+
+SEED = 0
+"""Of the choice of labelled examples: the same in every run."""
+
+
+def knn(kind: KNN, arm: Arm, context: Context) -> Findings:
+    """Accuracy of weighted nearest neighbours, as DINO's (Caron et al. 2021, arXiv:2104.14294) and iBOT's evaluation.
+
+    A training example counts exp(cos / temperature) for its class; `neighbours` of them vote.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    def weights(distances: Any) -> Any:  # of cosine: 1 - cos
+        return torch.from_numpy((1 - distances) / kind.temperature).exp().numpy()
+
+    seen, labels = _labelled(arm, context, kind.signal, kind.examples)
+    voters = KNeighborsClassifier(min(kind.neighbours, len(labels)), metric="cosine", weights=weights)
+    return _scored("knn_accuracy", voters.fit(seen.numpy(), labels.numpy()), arm, context, kind.signal)
+
+
+def linear_probe(kind: LinearProbe, arm: Arm, context: Context) -> Findings:
+    """Accuracy of a logistic regression on the features, each brought to mean 0 and deviation 1 over the training split.
+
+    The regression minimises the summed cross-entropy plus |weights|^2 / (2 inverse_penalty).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    seen, labels = _labelled(arm, context, kind.signal, kind.examples)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=kind.inverse_penalty, max_iter=2000))
+    return _scored("probe_accuracy", probe.fit(seen.numpy(), labels.numpy()), arm, context, kind.signal)
+
+
+def features(arm: Arm, context: Context, signal: str, source: Source) -> tuple[Tensor, Tensor]:
+    """A signal [N, D] (fp64) of a whole split without augmentation, and the labels [N], on the CPU.
+
+    Maps [B, C, H, W] are averaged over positions, tokens [B, T, D] over tokens.
+    """
+    key = ("features", arm.name, signal, source.fingerprint)
+    if key not in context.memo:
+        found, labels = [], []
+        with measuring(arm.model):
+            for batch in batches(source, context.batch_size, context.device):
+                found.append(_pooled(arm.model.signals(batch, [signal])[signal]).double().cpu())
+                labels.append(batch["labels"].cpu())
+        context.memo[key] = torch.cat(found), torch.cat(labels)
+    return context.memo[key]
+
+
+def _labelled(arm: Arm, context: Context, signal: str, examples: int | None) -> tuple[Tensor, Tensor]:
+    seen, labels = features(arm, context, signal, context.data.train)
+    if labels.dim() != 1:
+        raise StillhouseError(f"a probe needs one class an example, and the labels have shape {list(labels.shape)}")
+    if examples is None or examples >= len(labels):
+        return seen, labels
+    rows = some_of_each(labels, examples, seed=SEED)
+    return seen[rows], labels[rows]
+
+
+def _scored(name: str, classifier: Any, arm: Arm, context: Context, signal: str) -> Findings:
+    found, labels = features(arm, context, signal, context.source)
+    right: Sequence[float] = (torch.from_numpy(classifier.predict(found.numpy())) == labels).double().tolist()
+    return Findings(metrics={name: sum(right) / len(right)}, per_example={name: list(right)})
+
+
+def _pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3)) if x.dim() == 4 else x.mean(1) if x.dim() == 3 else x
