@@ -19,7 +19,8 @@ Batch = dict[str, Tensor]
 """Tensors by field name, all with the batch as the first dimension.
 
 Fields with a fixed meaning: `index` [B] the example's position in its source;
-`image` [B, C, H, W] in [0, 1]; `labels` [B] class indices, or [B, T] token ids with
+`image` [B, C, H, W] in [0, 1]; `visible` [B, K] and `hidden` [B, N] the patches of it that a
+masked network looks at, and those it does not; `labels` [B] class indices, or [B, T] token ids with
 -100 where nothing is to be predicted; `input_ids`, `attention_mask` [B, T].
 """
 

@@ -67,7 +67,9 @@ class PatchShuffle(MetricKind):
     kind: Literal["patch-shuffle"] = "patch-shuffle"
     task = "classification"
     builds = "stillhouse.evaluation.classification:patch_shuffle"
-    gives: ClassVar[dict[str, Measure]] = {"shuffled_accuracy": Measure("accuracy, patches shuffled", "higher", "share")}
+    gives: ClassVar[dict[str, Measure]] = {
+        "shuffled_accuracy": Measure("accuracy, patches shuffled", "higher", "share")
+    }
     patch: Annotated[int, Field(gt=0)]
     """Height and width in pixels."""
 

@@ -20,7 +20,8 @@ class ViT(nn.Module):
 
     Input [B, C, H, W]. The output is a mapping: `tokens` [B, P + N, D] after the last norm (P = 1 class token, and 2
     with the distillation token behind it; N patches row by row), `embedding` [B, D], the class token among them,
-    `map` [B, D, H / patch, W / patch], the patches among them, and `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
+    `patches` [B, N, D], the rest of them, the same as a `map` [B, D, H / patch, W / patch] where all are seen, and
+    `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
     then the class head's, in evaluation the mean of both heads'.
 
     Taps: `blocks.<i>` [B, P + N, D]; `blocks.<i>.attention.query`, `.key`, `.value`, the same shape;
@@ -49,7 +50,7 @@ class ViT(nn.Module):
         self.distillation_head = nn.Linear(kind.width, facts.classes) if kind.distillation else None
         self.apply(_begin)
         for table in (self.prefix_tokens, self.positions):
-            nn.init.trunc_normal_(table, std=0.02)
+            nn.init.normal_(table, std=kind.width**-0.5)
 
     def forward(
         self,
@@ -76,9 +77,10 @@ class ViT(nn.Module):
         prefix = (self.prefix_tokens + self.positions[:, : self.prefix]).expand(len(image), -1, -1)
         tokens = self.norm(self.blocks(torch.cat([prefix, patches], 1)))
         logits = self.head(tokens[:, 0])
-        found = {"tokens": tokens, "embedding": tokens[:, 0], "logits": logits}
+        patches = tokens[:, self.prefix :]
+        found = {"tokens": tokens, "embedding": tokens[:, 0], "patches": patches, "logits": logits}
         if visible is None:
-            found["map"] = tokens[:, self.prefix :].mT.unflatten(-1, self.grid)
+            found["map"] = patches.mT.unflatten(-1, self.grid)
         if self.distillation_head is not None:
             found["distillation_logits"] = self.distillation_head(tokens[:, 1])
             if not self.training:
@@ -119,7 +121,7 @@ class Attention(nn.Module):
         query, key, value = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in (self.query, self.key, self.value)
         )  # each [B, heads, T, d]
-        weights = self.softmax(query @ key.mT / math.sqrt(query.shape[-1]))
+        weights = self.softmax(query / math.sqrt(query.shape[-1]) @ key.mT)
         return self.output((weights @ value).transpose(1, 2).flatten(2))
 
 
@@ -129,6 +131,7 @@ def at(tokens: Tensor, positions: Tensor) -> Tensor:
 
 
 def _begin(module: nn.Module) -> None:
+    """As MAE's authors do; the fixed deviation of large ones, 0.02, would be far too small for narrow networks."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

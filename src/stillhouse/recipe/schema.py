@@ -16,7 +16,10 @@ from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.kinds import MetricKind
 from stillhouse.kinds import AnyKind, Strict
-from stillhouse.methods import online_kinds  # noqa: F401  importing registers
+from stillhouse.methods import (
+    masked_kinds,  # noqa: F401  importing registers
+    online_kinds,  # noqa: F401  importing registers
+)
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
 from stillhouse.recipe.expect import check_names, parse

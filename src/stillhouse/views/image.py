@@ -12,6 +12,9 @@ from stillhouse.errors import StillhouseError
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import named_tensors
 
+MASKS = ("visible", "hidden")
+"""Fields of a batch that say which patches are seen: networks that take them are given them."""
+
 
 class ImageView:
     """(image - mean) / std by channel; the output is the logits, names its tensors, or carries `.logits`."""
@@ -30,11 +33,12 @@ class ImageView:
                 "data of kind two-views gives second_image"
             )
         image = batch[self.field]
+        masks = {name: batch[name] for name in MASKS if name in batch}
         if self.plain:
-            return {"": image}
+            return {"": image} | masks
         if self.mean.device != image.device:
             self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
-        return {"": (image - self.mean) / self.std}
+        return {"": (image - self.mean) / self.std} | masks
 
     def read(self, output: Any, batch: Batch) -> Signals:
         return named_tensors(output)

@@ -21,7 +21,7 @@ class View(Protocol):
     """A word for everything that changes what the model sees."""
 
     def inputs(self, batch: Batch) -> dict[str, Any]:
-        """The keyword arguments (or, under "", the one positional argument) of the network's forward."""
+        """The arguments of the network's forward by name; under "" the positional one, where there is one."""
         ...
 
     def read(self, output: Any, batch: Batch) -> Signals:
@@ -76,5 +76,5 @@ class Model(nn.Module):
 
     def _look(self, batch: Batch) -> Signals:
         inputs = self.view.inputs(batch)
-        output = self(inputs[""]) if "" in inputs else self(**inputs)
-        return self.view.read(output, batch)
+        positional = [inputs.pop("")] if "" in inputs else []
+        return self.view.read(self(*positional, **inputs), batch)
