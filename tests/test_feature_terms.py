@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from stillhouse.engine.checkpoint import read_summed
 from stillhouse.errors import StillhouseError
 from stillhouse.kinds import kinds
-from stillhouse.objectives import feature_kinds, features, projectors
+from stillhouse.objectives import feature_kinds, features, logit_kinds, projectors
 from stillhouse.objectives import feature_parts as parts
 from stillhouse.objectives.divergences import mse
+from stillhouse.objectives.terms import build_terms
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.schema import Recipe
 
@@ -336,6 +337,29 @@ def test_a_hint_through_a_one_by_one_convolution() -> None:
     with torch.no_grad():
         through.weight.copy_(mixing.T[:, :, None, None])
     torch.testing.assert_close(mse(through(student), teacher), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def test_an_exit_leads_from_a_map_to_the_teachers_logits_and_is_trained_with_the_student() -> None:
+    """One-for-all (Hao et al. 2023): the branch is a part of the term, and answers alone."""
+    kind = logit_kinds.TargetEnhanced(signal="features.mid", teacher_signal="logits", project="exit")
+    (term,) = build_terms([kind])
+    student = {"features.mid": drawn(6, 4, 5, 5, dtype=torch.float32).requires_grad_(), "logits": torch.zeros(6, 3)}
+    teacher, labels = {"logits": 3 * drawn(6, 3, seed=1, dtype=torch.float32)}, torch.arange(6) % 3
+    part = term.part(student, teacher)
+    assert part is not None
+    assert part[0](student["features.mid"]).shape == (6, 3)  # type: ignore[index]
+    optimizer, losses = torch.optim.Adam(part.parameters(), lr=0.02), []
+    for _ in range(60):
+        loss = term(student, teacher, labels, None, parts={term.name: part})
+        assert loss.values.shape == (6,)
+        optimizer.zero_grad()
+        loss.values.mean().backward()
+        optimizer.step()
+        losses.append(loss.values.mean().item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert student["features.mid"].grad is not None
+    with pytest.raises(StillhouseError, match="project: exit"):
+        projectors.projector("exit", drawn(2, 3), drawn(2, 3))
 
 
 # Losses that train parts of their own
