@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from stillhouse.cli.output import is_first_process, print_json
 from stillhouse.errors import Interrupted, ProofFellShort, RunFailed, StillhouseError, nearest
 
-COMMANDS = ("run", "resume", "check", "list", "show", "prove", "compare", "report", "store", "export")
+COMMANDS = ("run", "resume", "check", "list", "show", "prove", "search", "compare", "report", "store", "export")
 
 DEBUG = "--debug"
 HELP = """Distillation of every kind: one engine, a control arm, and evidence.

@@ -92,6 +92,21 @@ def read_json(path: Path) -> Any:
         raise StillhouseError(f"{path} is not JSON: {error}") from error
 
 
+def hold(folder: Path) -> IO[bytes]:
+    """Hold a folder until the file that this gives is closed, or the process ends.
+
+    Raises StillhouseError where another process holds it.
+    """
+    with disk_errors(folder):
+        lock = (folder / ".lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise StillhouseError(f"another process is running in {folder}; wait for it, or stop it") from error
+    return lock
+
+
 class RunFolder:
     """The folder a run leaves behind. Of several processes, only one `writes`."""
 
@@ -113,14 +128,9 @@ class RunFolder:
         if not self.writes:
             return self
         make_folder(self.path)
+        self._lock = hold(self.path)
         with disk_errors(self.path):
-            self._lock = (self.path / ".lock").open("wb")
             self._metrics = (self.path / "metrics.jsonl").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise StillhouseError(f"another process is running in {self.path}; wait for it, or stop it") from error
         return self
 
     def close(self) -> None:

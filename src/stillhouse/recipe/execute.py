@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stillhouse.engine.checkpoint import read_summed, write_summed
-from stillhouse.engine.contracts import Stage
+from stillhouse.engine.contracts import Data, Stage
 from stillhouse.engine.events import Events, Listener
 from stillhouse.engine.folder import RunFolder, read_json, write_json, write_text
 from stillhouse.engine.loop import Loop
@@ -81,8 +81,6 @@ def distill(
     Raises StillhouseError when the check finds an error, or the folder holds a run or other files; RunFailed,
     Interrupted.
     """
-    from stillhouse.recipe.text import dump
-
     process = Process(device)
     folder = Path(process.gather(str(_new_folder(recipe.name) if out is None else out))[0])
     if process.agree((folder / "recipe.yaml").exists())[0]:
@@ -93,14 +91,27 @@ def distill(
         raise StillhouseError(f"{folder} holds files that are no run's: choose another --out, so that none is lost")
     listeners = [*listeners, *_trackers(track, folder, process)]
     builder = Builder(recipe, process.device)
-    warnings = _preflight(recipe, device, builder) if check else []
+    warnings = require_fit(recipe, device, builder.data) if check else []
     with RunFolder(folder, writes=process.first) as opened:
         if process.first:
-            plugged = [str(Path(p).resolve()) for p in plugins]
-            launch = {"device": device, "root": str(root()), "plugins": plugged, "track": track}
-            write_json(folder / "launch.json", launch)
-            write_text(folder / "recipe.yaml", dump(recipe))
+            begin(recipe, folder, device=device, plugins=plugins, track=track)
         return _run(builder, opened, process, progress, listeners, warnings)
+
+
+def begin(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str | None = None,
+    plugins: Sequence[str | Path] = (),
+    track: str | None = None,
+) -> None:
+    """Write what makes a folder a run's, the recipe last: `resume` starts from there."""
+    from stillhouse.recipe.text import dump
+
+    plugged = [str(Path(plugin).resolve()) for plugin in plugins]
+    write_json(folder / "launch.json", {"device": device, "root": str(root()), "plugins": plugged, "track": track})
+    write_text(folder / "recipe.yaml", dump(recipe))
 
 
 def resume(
@@ -138,9 +149,12 @@ def _trackers(name: str | None, folder: Path, process: Process) -> list[Listener
     return found if process.first else []
 
 
-def _preflight(recipe: Recipe, device: str | None, builder: Builder) -> list[str]:
-    """What the check warns of. Raises StillhouseError with every error it finds."""
-    report = preflight(recipe, device, builder.data)
+def require_fit(recipe: Recipe, device: str | None, data: Data | None = None) -> list[str]:
+    """What the preflight warns of; `data` is the recipe's, where it was built before.
+
+    Raises StillhouseError with every error it finds.
+    """
+    report = preflight(recipe, device, data)
     if not report.passed:
         found = "\n".join(f"  {f.what}: {f.told}" for f in report.findings if f.level == "error")
         raise StillhouseError(f"{recipe.name} cannot run as it stands, and nothing was written:\n{found}")
@@ -212,6 +226,21 @@ def measure(recipe: Recipe, builder: Builder, arms: dict[str, Arm]) -> dict[str,
         for metric in recipe.evaluate:
             findings.add(metric.build(arm, context))
     return found
+
+
+def measured_on(folder: Path, split: str) -> dict[str, dict[str, float]]:
+    """The metrics of a finished run's arms on another split, from the weights in its folder."""
+    from stillhouse.recipe.text import load
+
+    recipe = load(folder / "recipe.yaml", [f"evaluate_on={split}"])
+    builder = Builder(recipe, Process(read_json(folder / "launch.json")["device"]).device)
+    stages = planned(recipe)
+    for stage in stages:
+        kept = read_summed(folder / "stages", stage.name)
+        if kept is None:
+            raise StillhouseError(f"{folder} is no finished run: its stage {stage.name!r} is not done")
+        builder.handed[stage.name] = kept["network"]
+    return {name: found.metrics for name, found in measure(recipe, builder, builder.arms(stages)).items()}
 
 
 def _conclude(

@@ -65,7 +65,7 @@ def _locate(loc: tuple[str | int, ...], data: Any) -> _Spot:
     while rest:
         if slot and len(slot.members) > 1:
             label = str(rest.pop(0))
-            member = next((m for m in slot.members if _label(m) == label), None)
+            member = next((m for m in slot.members if _is_called(m, label)), None)
             taken.append((path, slot, member))
             slot = member
             continue
@@ -80,6 +80,12 @@ def _locate(loc: tuple[str | int, ...], data: Any) -> _Spot:
         data = child(data, key)
         path += (key,)
     return _Spot(path, slot, tuple(taken))
+
+
+def _is_called(member: Slot, label: str) -> bool:
+    """Whether pydantic's name of an alternative is this one's; a validator's may stand around it."""
+    own = _label(member).lower()
+    return label.lower() == own or label.lower().endswith(f", {own}]")
 
 
 def _label(member: Slot) -> str:

@@ -21,6 +21,7 @@ from stillhouse.recipe.execute import distill, resume
 from stillhouse.recipe.expect import parse
 from stillhouse.recipe.provenance import code_fingerprint
 from stillhouse.recipe.schema import Recipe
+from stillhouse.recipe.search_proof import judged
 from stillhouse.recipe.text import load
 
 Execute = Callable[[Recipe, Path], dict[str, Any]]
@@ -191,6 +192,8 @@ def _finite(arms: Arms) -> Arms:
 
 def _runner(device: str | None, progress: bool | None, plugins: Sequence[str | Path]) -> Execute:
     def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
+        if recipe.search is not None:
+            return judged(recipe, folder, device=device, progress=progress, plugins=plugins)
         if (folder / "recipe.yaml").is_file():
             return resume(folder, progress=progress).summary
         return distill(recipe, out=folder, device=device, progress=progress, plugins=plugins).summary

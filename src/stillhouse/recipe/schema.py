@@ -13,8 +13,8 @@ from pydantic import Field, field_validator, model_validator
 # The kinds that ship with the package register themselves when these modules are imported.
 from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
-from stillhouse.errors import StillhouseError
-from stillhouse.evaluation.kinds import MetricKind
+from stillhouse.errors import StillhouseError, nearest
+from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
     masked_kinds,  # noqa: F401  importing registers
@@ -22,6 +22,7 @@ from stillhouse.methods import (
 )
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
+from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.expect import check_names, parse
 from stillhouse.sources import altered_kinds  # noqa: F401  importing registers
 from stillhouse.sources.kinds import DataKind
@@ -96,6 +97,10 @@ class StageSpec(Strict):
     train: Train | None = None
 
 
+SEARCH_ARMS = ("search", "average", "importance")
+"""What the proof of a search measures: the student it chose, the mean of all its trials' students, and how much each
+choice mattered; its further arms are other searches."""
+
 _NO_PROOF = "proof=null leaves the proof out"
 
 
@@ -140,6 +145,8 @@ class Recipe(Strict):
     arms: dict[ArmName, ArmSpec] = {}
     """Further arms by name."""
     proof: Proof | None = None
+    search: SearchSpec | None = None
+    """Keys left open for `stillhouse search` to choose. The proof of a recipe with a search is the search's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     @field_validator("paper")
@@ -151,7 +158,9 @@ class Recipe(Strict):
 
     @property
     def contestants(self) -> list[str]:
-        """The names of the arms that a run of it measures."""
+        """The names of the arms that a proof of it measures: a run's, or those of its search."""
+        if self.search is not None:
+            return [*SEARCH_ARMS, *self.search.arms]
         named = {"teacher": self.teacher is not None, "student": True, "control": self.control is not False}
         return [*(arm for arm, present in named.items() if present), *self.arms]
 
@@ -173,12 +182,31 @@ class Recipe(Strict):
                 f"method {self.method.word!r} cannot tell what its student would be without a teacher: "
                 "say it under 'control', or set control: false"
             )
+        if self.search is not None:
+            self._searchable(self.search)
+        open_keys = self.search.choices if self.search and self.measured else ()
         for text in self.proof.expect if self.proof else ():
             try:
-                check_names(parse(text), self.contestants, self.measured)
+                check_names(parse(text), self.contestants, [*self.measured, *open_keys])
             except StillhouseError as error:
                 raise ValueError(f"{error}; {_NO_PROOF}") from error
         return self
+
+    def _searchable(self, search: SearchSpec) -> None:
+        """Raise ValueError where the search cannot go by its metric, or could not begin."""
+        if self.measured and search.metric not in self.measured:
+            near = nearest(search.metric, self.measured)
+            raise ValueError(f"search.metric: nothing under 'evaluate' gives {search.metric!r}; {near}")
+        known = measures().get(search.metric)
+        if search.direction is None and not (known and known.better):
+            raise ValueError(f"search.direction is missing: {search.metric!r} does not tell which way is better")
+        if search.warm is not None and self.method.without_teacher() is None:
+            raise ValueError(
+                f"search.warm: method {self.method.word!r} cannot tell what a trial without a teacher does"
+            )
+        taken = set(SEARCH_ARMS) & set(search.arms)
+        if taken:
+            raise ValueError(f"search.arms may not be named {', '.join(sorted(taken))}: the proof names those itself")
 
 
 def _as_value_error(check: Callable[..., object], *args: object) -> None:

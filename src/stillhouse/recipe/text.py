@@ -8,7 +8,9 @@ Imports no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from pydantic_core import to_json
 from stillhouse.catalog.shipped import recipes
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.kinds import load_entry_points, load_plugin
+from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.document import MAX_BYTES, Document, parse, plain_scalar
 from stillhouse.recipe.explain import explain
 from stillhouse.recipe.overrides import override
-from stillhouse.recipe.problems import Problem, RecipeError, shorten, shown
+from stillhouse.recipe.problems import Problem, RecipeError, dotted, shorten, shown
 from stillhouse.recipe.program import python_program
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.values import plain
@@ -55,7 +58,10 @@ def load(
         problem = f"a recipe is a mapping of keys to values; this is {shown(document.data)}"
         raise RecipeError([Problem(document.file, 1, "", problem)])
     override(document, overrides)
-    return validate(document)
+    recipe = validate(document)
+    if recipe.search is not None:
+        _all_fit(recipe.search, document)
+    return recipe
 
 
 def read(source: str | Path | Mapping[str, Any] | Recipe) -> Document:
@@ -85,6 +91,35 @@ def validate(document: Document) -> Recipe:
         return Recipe.model_validate_json(to_json(document.data, inf_nan_mode="constants"), strict=True)
     except ValidationError as error:
         raise RecipeError(explain(error, document)) from None
+
+
+def _all_fit(search: SearchSpec, document: Document) -> None:
+    """Raise RecipeError for every choice of a search, and every other setting of it, that the schema refuses."""
+    common = [written(*item) for item in search.overrides.items()]
+    variants: list[tuple[tuple[str, ...], list[str]]] = [(("search", "overrides"), ["search=null", *common])]
+    for key, values in search.ends.items():
+        where = ("search", "choices", key)
+        variants += [(where, ["search=null", *common, written(key, value)]) for value in values]
+    for name, sets in search.arms.items():
+        variants.append((("search", "arms", name), [written(*item) for item in sets.items()]))
+    problems: dict[str, Problem] = {}
+    for path, changes in variants:
+        changed = Document(deepcopy(document.data), document.file, dict(document.places))
+        try:
+            override(changed, ["proof=null", *changes])
+            validate(changed)
+        except RecipeError as error:
+            place = document.place(path)
+            for problem in error.problems:
+                told = f"{problem.key}: {problem.message}" if problem.key else problem.message
+                problems.setdefault(told, Problem(place.file, place.line, dotted(path), told))
+    if problems:
+        raise RecipeError(problems.values())
+
+
+def written(key: str, value: Any) -> str:
+    """A change to a recipe as it is written on the command line."""
+    return f"{key}={json.dumps(value)}"
 
 
 def dump(recipe: Recipe, *, defaults: bool = True) -> str:
