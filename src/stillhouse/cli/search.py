@@ -34,8 +34,8 @@ def search(
     when it is called again. Needs stillhouse[search].
 
     \b
-      stillhouse search distiller-digits
-      stillhouse search my-recipe.yaml train.steps=200 --trials 30 --out runs/mine
+      stillhouse search my-recipe.yaml
+      stillhouse search my-recipe.yaml train.batch_size=32 --trials 30 --out runs/mine
     """
     from stillhouse.engine.paths import set_root
     from stillhouse.recipe.text import load

@@ -1,6 +1,6 @@
 """Searching the choices that a recipe leaves open: trials on the validation split, and what mattered.
 
-    done = search(load("distiller-digits"))
+    done = search(load("my-recipe.yaml"))
     print(done.best)                # the best trial's choices and value
     run = distill(load(done.folder / "best.yaml"))
 

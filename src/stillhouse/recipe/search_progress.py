@@ -35,7 +35,7 @@ class PlainSearch(SearchProgress):
     def line(self, trial: Mapping[str, Any], best: Mapping[str, Any] | None) -> str:
         said = f"trial {trial['number']} of {self.spec.trials}: {in_words(trial['choices'])}"
         if trial["state"] == "failed":
-            return f"{said}: failed: {shorten(trial['error'], 200)}"
+            return f"{said}: failed: {shorten(' '.join(trial['error'].split()), 200)}"
         said += f": {self.spec.metric} {numbers.metric(self.spec.metric, trial['value'])}"
         assert best is not None, "a finished trial makes a best one"
         return said + (", the best so far" if best["number"] == trial["number"] else "")
