@@ -6,7 +6,7 @@ import torch
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import CausalLM, Llama
-from stillhouse.sources.text import _trained
+from stillhouse.sources.text import trained_tokenizer
 
 FACTS = Facts("language", (16,), 48)
 
@@ -14,7 +14,7 @@ FACTS = Facts("language", (16,), 48)
 @pytest.fixture
 def folder(tmp_path):
     """A saved model with its tokenizer."""
-    tokenizer = _trained(["low wine and high wine " * 40], 300)
+    tokenizer = trained_tokenizer(["low wine and high wine " * 40], 300)
     torch.manual_seed(0)
     network = Llama(width=16, layers=1, heads=2).build(Facts("language", (16,), 300, tokenizer=tokenizer))
     network.save_pretrained(tmp_path / "model")
@@ -60,7 +60,7 @@ def test_a_folder_is_found_under_the_root(folder, monkeypatch):
 
 def test_another_vocabulary_is_refused(folder):
     path, _, _ = folder
-    other = _trained(["barley and water " * 40], 300)
+    other = trained_tokenizer(["barley and water " * 40], 300)
     with pytest.raises(StillhouseError, match="reads another vocabulary"):
         CausalLM(path=str(path)).build(Facts("language", (16,), 300, tokenizer=other))
 

@@ -150,7 +150,7 @@ class Facts:
     """What networks and methods may need to know about the data."""
 
     task: str
-    """"classification", "language" or "generation"."""
+    """"classification", "language", "masked-language" or "generation"."""
     shape: tuple[int, ...] = ()
     """Of one input: (channels, height, width), or (tokens,)."""
     classes: int = 0

@@ -28,8 +28,8 @@ def cost(kind: Cost, arm: Arm, context: Context) -> Findings:
     size = min(context.batch_size, len(context.source))
     batch = {n: v.to(context.device) for n, v in context.source.fetch(torch.arange(size), None).items()}
     with measuring(arm.model):
-        operations = count_flops(lambda: arm.model.signals(batch)) / size
-        milliseconds = median_seconds(lambda: arm.model.signals(batch), context.device) * 1000 / size
+        operations = count_flops(lambda: arm.model.signals(batch, ())) / size
+        milliseconds = median_seconds(lambda: arm.model.signals(batch, ()), context.device) * 1000 / size
     parameters = sum(p.numel() for p in arm.model.network.parameters())
     threads = torch.get_num_threads()
     how = (

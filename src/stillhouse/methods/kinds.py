@@ -23,6 +23,11 @@ class MethodKind(Kind):
 
     family: ClassVar[str] = "method"
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether a stage with this method needs its teacher's answers."""
+        return True
+
     def without_teacher(self) -> MethodKind | None:
         """The method of the control arm: the same student and budget, no teacher. None: the recipe must say it."""
         return None
@@ -34,6 +39,10 @@ class Match(MethodKind):
     kind: Literal["match"] = "match"
     builds = "stillhouse.methods.match:Match"
     terms: Annotated[list[Term], Field(min_length=1)]
+
+    @property
+    def asks_teacher(self) -> bool:
+        return any(term.teacher_signals for term in self.terms)
 
     def without_teacher(self) -> Match:
         from stillhouse.objectives.kinds import CrossEntropy

@@ -20,6 +20,7 @@ from stillhouse.engine.contracts import Batch, Losses, Method, Player, Signals, 
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.kinds import Match as MatchKind
 from stillhouse.methods.roles import Roles
+from stillhouse.objectives.kinds import LABELS
 from stillhouse.objectives.terms import build_terms
 
 
@@ -42,7 +43,7 @@ class Match(Method):
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         student = self.student.module.signals(batch, self.student_wants)
         teacher = self._teacher_signals(batch)
-        labels, where = self.student.module.view.targets(batch)
+        labels, where = self.student.module.view.targets(batch) if LABELS in batch else (None, None)
         parts = dict(self.student.parts.items())
         losses = Losses()
         for term in self.terms:

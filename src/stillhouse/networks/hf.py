@@ -54,8 +54,8 @@ def causal_lm(kind: CausalLM, facts: Facts) -> PreTrainedModel:
     try:
         network = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, dtype="float32", **options)
     except (OSError, ValueError, ImportError) as error:
-        raise StillhouseError(f"network.path: cannot load {kind.path!r}: {_advised(error)}") from error
-    _reads_the_same(kind, where, facts, options)
+        raise StillhouseError(f"network.path: cannot load {kind.path!r}: {advised(error)}") from error
+    reads_the_same(kind.path, where, facts, options)
     if kind.width == "data" and network.get_input_embeddings().num_embeddings != facts.classes:
         network.resize_token_embeddings(facts.classes, mean_resizing=False)
     return network
@@ -66,7 +66,7 @@ def _needs_text(facts: Facts, word: str) -> None:
         raise StillhouseError(f"network {word!r} reads text, and the data is for {facts.task}: take another of the two")
 
 
-def _advised(error: Exception) -> str:
+def advised(error: Exception) -> str:
     """The first line of what Transformers says, with what to do about it."""
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if "trust_remote_code" in str(error):
@@ -82,7 +82,7 @@ def _advised(error: Exception) -> str:
     )
 
 
-def _reads_the_same(kind: CausalLM, where: str, facts: Facts, options: dict[str, Any]) -> None:
+def reads_the_same(path: str, where: str, facts: Facts, options: dict[str, Any]) -> None:
     """Refuse token ids that mean other tokens to this model than to the data's tokenizer."""
     if facts.tokenizer is None:
         return
@@ -94,7 +94,7 @@ def _reads_the_same(kind: CausalLM, where: str, facts: Facts, options: dict[str,
     other = [token for token, number in read.items() if own.get(token) != number]
     if other:
         raise StillhouseError(
-            f"network {kind.path!r} reads another vocabulary than the data: {len(other)} of {len(read)} tokens, "
+            f"network {path!r} reads another vocabulary than the data: {len(other)} of {len(read)} tokens, "
             f"such as {other[0]!r}, have another number or none in its tokenizer. "
-            f"Set `data.tokenizer: {kind.path}`, and train or load every model of the recipe with that tokenizer"
+            f"Set `data.tokenizer: {path}`, and train or load every model of the recipe with that tokenizer"
         )

@@ -272,7 +272,10 @@ def _teacher_knows(recipe: Recipe, builder: Builder, report: Report) -> None:
     batch = {name: value.to(builder.device) for name, value in batch.items()}
     if "labels" not in batch:
         return
-    logits = teacher.signals(batch)["logits"]
+    signals = teacher.signals(batch, ())
+    if "logits" not in signals:
+        return
+    logits = signals["logits"]
     labels, where = teacher.view.targets(batch)
     if where is not None:
         logits, labels = logits[where], labels[where]

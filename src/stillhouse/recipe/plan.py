@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Data, Stage
+from stillhouse.engine.contracts import Data, Facts, Source, Stage
 from stillhouse.engine.paths import resolve, resolve_file
 from stillhouse.engine.seeds import derive, seeded
 from stillhouse.engine.settings import Train
@@ -19,15 +19,16 @@ from stillhouse.evaluation.findings import Arm
 from stillhouse.kinds import lookup
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.methods.roles import Roles
-from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained
-from stillhouse.networks.weights import load_weights
+from stillhouse.networks.encoder_kinds import LayersOf
+from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained, WeightsKind
+from stillhouse.networks.weights import layers_of, load_weights
 from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, StageSpec, TeacherSpec
 from stillhouse.sources.kinds import DataKind
 from stillhouse.store.shards import Store
 from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.views.kinds import Image, Tokens
+from stillhouse.views.kinds import Encoder, Image, Tokens
 from stillhouse.views.model import Model
 
 EXAMPLE = 4
@@ -142,8 +143,8 @@ def files_there(stage: Planned) -> None:
     members = [] if stage.teacher is None else [stage.teacher, *stage.teacher.members.values()]
     for spec in (stage.student, *members):
         weights = spec.weights
-        while isinstance(weights, Trained):
-            weights = weights.start
+        while isinstance(weights, Trained | LayersOf):
+            weights = weights.start if isinstance(weights, Trained) else weights.of
         if isinstance(weights, File):
             resolve_file(weights.path, _path_key(weights, stage.recipe))
 
@@ -187,24 +188,22 @@ class Builder:
 
     def stage(self, stage: Planned) -> Stage:
         """The stage with its method and players built."""
-        data = self.data if stage.data == self.recipe.data else self._other_data(stage)
-        teacher = self._teacher(stage)
-        student = self.model(stage.student, stage.role, stage.teacher)
+        data = self._data(stage)
+        teacher = self._teacher(stage, data)
+        student = self._model(stage.student, stage.role, data.facts, self._teachers_state(stage, data))
         example = data.train.fetch(torch.arange(min(EXAMPLE, len(data.train))), None)
         sampler = None if stage.student.sampler is None else stage.student.sampler.build(student)
-        roles = Roles(student, teacher, self.data.facts, {k: v.to(self.device) for k, v in example.items()}, sampler)
+        roles = Roles(student, teacher, data.facts, {k: v.to(self.device) for k, v in example.items()}, sampler)
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)
         return Stage(stage.name, method, data.train, stage.train)
 
-    def model(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None = None) -> Model:
-        """A network with the weights its recipe names, and its view."""
-        return self._model(spec, role, self._state(spec, role, teacher))
-
     def trained(self, stage: Planned) -> Model:
         """The model a finished stage left."""
-        return self._model(stage.student, stage.role, self.handed[stage.name]).to(self.device).eval()
+        network = self._network(stage.student, stage.role, self._data(stage).facts)
+        _load(network, self.handed[stage.name], stage.role)
+        return self._viewed(stage.student, network, self._data(stage).facts).to(self.device).eval()
 
     def arms(self, stages: list[Planned]) -> dict[str, Arm]:
         """The contestants, once every stage is done: teacher, student, control, others."""
@@ -224,28 +223,40 @@ class Builder:
                 found[name] = _arm(name, model, arm.sampler)
         return found
 
-    def frozen_teacher(self, spec: TeacherSpec, role: str) -> Frozen:
-        """The teacher's model, made once."""
-        key = f"{role}:{spec.model_dump_json()}"
+    def frozen_teacher(self, spec: TeacherSpec, role: str, facts: Facts | None = None) -> Frozen:
+        """The teacher's model for data of these facts (None: the recipe's), made once."""
+        facts = facts or self.data.facts
+        key = f"{role}:{facts.task}:{facts.shape}:{facts.classes}:{spec.model_dump_json()}"
         if key not in self._teachers:
-            self._teachers[key] = self._frozen(spec, role).to(self.device)
+            self._teachers[key] = self._frozen(spec, role, facts).to(self.device)
         return self._teachers[key]
 
-    def _frozen(self, spec: TeacherSpec, role: str) -> Frozen:
+    def _frozen(self, spec: TeacherSpec, role: str, facts: Facts) -> Frozen:
         if not spec.members:
-            return Frozen(self.model(spec, role))
-        members = {name: self.frozen_teacher(member, f"{role}-{name}") for name, member in spec.members.items()}
+            return Frozen(self._model(spec, role, facts))
+        members = {name: self.frozen_teacher(one, f"{role}-{name}", facts) for name, one in spec.members.items()}
         return Ensemble(members, [member.share for member in spec.members.values()])
 
-    def _teacher(self, stage: Planned) -> Teacher | None:
-        if stage.teacher is None:
+    def _teacher(self, stage: Planned, data: Data) -> Teacher | None:
+        """The stage's teacher; None where its method asks none."""
+        if stage.teacher is None or not stage.method.asks_teacher:
             return None
-        role = "teacher" if stage.teacher == self.recipe.teacher else f"{stage.name}-teacher"
-        live = self.frozen_teacher(stage.teacher, role) if stage.teacher.live else None
+        live = self._live(stage, data) if stage.teacher.live else None
         if stage.teacher.store is None:
             return live
         own_weights = not (self.rehearsal and isinstance(stage.teacher.weights, Trained | FromStage))
-        return StoredTeacher(Store.open(resolve(stage.teacher.store)), self.data.train, live, compare=own_weights)
+        return StoredTeacher(Store.open(resolve(stage.teacher.store)), data.train, live, compare=own_weights)
+
+    def _live(self, stage: Planned, data: Data) -> Frozen:
+        assert stage.teacher is not None
+        role = "teacher" if stage.teacher == self.recipe.teacher else f"{stage.name}-teacher"
+        return self.frozen_teacher(stage.teacher, role, data.facts)
+
+    def _teachers_state(self, stage: Planned, data: Data) -> Callable[[], State] | None:
+        """What gives the weights of a stage's teacher, for a student that starts from them."""
+        if stage.teacher is None:
+            return None
+        return lambda: dict(self._live(stage, data).network.state_dict())
 
     def comes_with_weights(self, spec: ModelSpec) -> bool:
         """Whether a model knows something before the run: its weights are a file's, or its network brings them."""
@@ -253,29 +264,39 @@ class Builder:
             return all(self.comes_with_weights(member) for member in spec.members.values())
         return isinstance(spec.weights, File) or hasattr(network_of(spec, self.recipe), "path")
 
-    def _other_data(self, stage: Planned) -> Data:
-        """The data a model was trained on where it is not the recipe's. Raises where it may hold the test split."""
+    def _data(self, stage: Planned) -> Data:
+        """What a stage trains on. Raises where it is not the recipe's and may hold the recipe's test split."""
+        if stage.data == self.recipe.data:
+            return self.data
         data: Data = stage.data.build()
         same_set = type(stage.data.origin) is type(self.recipe.data.origin)
-        if same_set and data.test.fingerprint != self.data.test.fingerprint:
+        if same_set and _split(data.test) != _split(self.data.test):
             raise StillhouseError(
                 f"stage {stage.name!r} trains on other data than the recipe's, split otherwise: its training split "
                 "may hold what the report tests on. Give both the same splits"
             )
         return data
 
-    def _plain_view(self) -> Image | Tokens:
-        return Tokens() if self.data.facts.task == "language" else Image()
-
-    def _model(self, spec: ModelSpec, role: str, state: State | None) -> Model:
-        with seeded(derive(self.recipe.seed, role, "weights")):
-            network = network_of(spec, self.recipe).build(self.data.facts)
+    def _model(self, spec: ModelSpec, role: str, facts: Facts, teacher: Callable[[], State] | None = None) -> Model:
+        """A network with the weights its recipe names, and its view. `teacher` gives the teacher's weights."""
+        network = self._network(spec, role, facts)
+        state = self._state(spec.weights, role, teacher)
         if state is not None:
+            if isinstance(spec.weights, LayersOf):
+                state = layers_of(spec.weights, state, network.state_dict())
             _load(network, state, role)
-        return Model(network, (spec.view or self._plain_view()).build(self.data.facts))
+        return self._viewed(spec, network, facts)
 
-    def _state(self, spec: ModelSpec, role: str, teacher: TeacherSpec | None) -> State | None:
-        weights = spec.weights
+    def _network(self, spec: ModelSpec, role: str, facts: Facts) -> nn.Module:
+        with seeded(derive(self.recipe.seed, role, "weights")):
+            return network_of(spec, self.recipe).build(facts)
+
+    def _viewed(self, spec: ModelSpec, network: nn.Module, facts: Facts) -> Model:
+        return Model(network, (spec.view or _plain_view(facts)).build(facts))
+
+    def _state(self, weights: WeightsKind, role: str, teacher: Callable[[], State] | None) -> State | None:
+        if isinstance(weights, LayersOf):
+            return self._state(weights.of, role, teacher)
         if isinstance(weights, Random) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
             return None
         if isinstance(weights, File):
@@ -290,7 +311,19 @@ class Builder:
         assert isinstance(weights, FromTeacher), f"weights of kind {weights.word} have no rule here"
         if teacher is None:
             raise StillhouseError(f"weights of {role!r} are the teacher's, and there is no teacher")
-        return dict(self.frozen_teacher(teacher, "teacher").network.state_dict())
+        return teacher()
+
+
+def _plain_view(facts: Facts) -> Image | Tokens | Encoder:
+    """The view of a model for a task that names none."""
+    if facts.task == "language":
+        return Tokens()
+    return Image() if facts.tokenizer is None else Encoder()
+
+
+def _split(source: Source) -> str:
+    """A fingerprint of what a split holds, whatever was masked in it."""
+    return getattr(source, "text", source).fingerprint
 
 
 def _arm(name: str, model: Model, sampler: Any) -> Arm:

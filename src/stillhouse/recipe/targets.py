@@ -16,6 +16,7 @@ from stillhouse.engine.progress import progress as progress_view
 from stillhouse.engine.stop import StopRequest
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.methods.kinds import MethodKind
+from stillhouse.networks.encoder_kinds import LayersOf
 from stillhouse.networks.kinds import FromStage, Trained
 from stillhouse.objectives.kinds import TermKind
 from stillhouse.recipe.execute import run_stage
@@ -133,10 +134,11 @@ def _stages_before(recipe: Recipe) -> list[Planned]:
 
 def _stages_of(spec: TeacherSpec, role: str) -> Iterator[str]:
     """The stages that hand over a teacher's weights, its members' among them."""
-    if isinstance(spec.weights, Trained):
+    weights = spec.weights.of if isinstance(spec.weights, LayersOf) else spec.weights
+    if isinstance(weights, Trained):
         yield role
-    elif isinstance(spec.weights, FromStage):
-        yield spec.weights.stage
+    elif isinstance(weights, FromStage):
+        yield weights.stage
     for name, member in spec.members.items():
         yield from _stages_of(member, f"{role}-{name}")
 

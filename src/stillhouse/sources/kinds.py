@@ -71,6 +71,8 @@ class TextKind(DataKind):
     """Tokens in an example."""
     vocabulary: Annotated[int, Field(ge=257)] = 1024
     """Size of the byte-pair vocabulary trained on the training split."""
+    mask: bool = False
+    """Keep a token of that vocabulary for masked positions, as masked language models need."""
     tokenizer: str | None = None
     """A folder with a Hugging Face tokenizer, or `hub:owner/name`, in place of a trained one."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -20,6 +20,7 @@ from stillhouse.sources.hub import located
 from stillhouse.sources.kinds import PythonTopics, Text, TextKind
 
 END = "<|endoftext|>"
+MASK = "<|mask|>"
 PERIODS = 10
 """Each tenth of a text gives its share to every split."""
 SPLITS = ("train", "validation", "test")
@@ -113,7 +114,11 @@ def _packed(documents: Sequence[Sequence[str]], kind: TextKind, licence: str = "
     if not length:
         raise StillhouseError(f"data.path: {getattr(kind, 'path', kind.word)} is empty: it holds no text")
     runs = _stretches(documents, kind)
-    tokenizer = _loaded(kind.tokenizer) if kind.tokenizer else _trained(runs["train"], kind.vocabulary)
+    tokenizer = (
+        loaded_tokenizer(kind.tokenizer)
+        if kind.tokenizer
+        else trained_tokenizer(runs["train"], kind.vocabulary, mask=kind.mask)
+    )
     sources = {}
     for split in SPLITS:
         blocks = _blocks(runs[split], tokenizer, kind.block)
@@ -149,22 +154,27 @@ def _stretches(documents: Sequence[Sequence[str]], kind: TextKind) -> dict[str, 
     return runs
 
 
-def _trained(runs: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level byte-pair vocabulary (Sennrich et al. 2016, arXiv:1508.07909), the same for the same text."""
+def trained_tokenizer(runs: list[str], vocabulary: int, *, mask: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level byte-pair vocabulary (Sennrich et al. 2016, arXiv:1508.07909), the same for the same text.
+
+    With `mask`, one of its tokens stands for masked positions.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[END],
+        special_tokens=[END, MASK] if mask else [END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator((piece for run in runs for piece in run.split(END)), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+    named = {"mask_token": MASK} if mask else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, **named)
 
 
-def _loaded(path: str) -> Any:
+def loaded_tokenizer(path: str) -> Any:
+    """The tokenizer in a folder or on the hub. Raises StillhouseError where it cannot be read."""
     try:
         return AutoTokenizer.from_pretrained(located(path, "data.tokenizer", "a tokenizer"))
     except (OSError, ValueError) as error:

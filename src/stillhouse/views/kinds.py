@@ -38,3 +38,17 @@ class Tokens(ViewKind):
 
     kind: Literal["tokens"] = "tokens"
     builds = "stillhouse.views.tokens:TokenView"
+
+
+class Encoder(ViewKind):
+    """Token ids; logits are those of the whole text, or of each position as it stands."""
+
+    kind: Literal["encoder"] = "encoder"
+    builds = "stillhouse.views.encoder:EncoderView"
+
+
+class Sentence(ViewKind):
+    """Token ids; the signal `embedding` is the mean of the last layer's states, of length one."""
+
+    kind: Literal["sentence"] = "sentence"
+    builds = "stillhouse.views.encoder:SentenceView"
