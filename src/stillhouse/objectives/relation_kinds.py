@@ -50,6 +50,26 @@ class CorrelationCongruence(RelationTerm):
     """Highest power of its Taylor series."""
 
 
+class CentredAlignment(RelationTerm):
+    """One minus the linear centred kernel alignment of a batch, Kornblith et al. 2019 (arXiv:1905.00414)."""
+
+    by: Literal["cka"] = "cka"
+    builds = "stillhouse.objectives.relations:centred_alignment"
+
+
+class MutualInformation(RelationTerm):
+    """MI-alpha: a bound on the mutual information of both sides' features, He et al. 2021 (arXiv:2109.11105)."""
+
+    by: Literal["mi_alpha"] = "mi_alpha"
+    builds = "stillhouse.objectives.information:MutualInformation"
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """1 is InfoNCE, 0 the TUBA bound: less bias, more variance."""
+    hidden: Annotated[int, Field(gt=0)] = 512
+    """Units of the critic's and the baseline's hidden layers."""
+    width: Annotated[int, Field(gt=0)] = 32
+    """Of the critic's embeddings."""
+
+
 class CRD(RelationTerm):
     """Contrastive representation distillation with a memory bank, Tian et al. 2020 (arXiv:1910.10699).
 

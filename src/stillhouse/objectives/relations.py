@@ -77,6 +77,23 @@ def correlation_congruence(student: Tensor, teacher: Tensor, *, gamma: float = 0
         return (_kernel(ours, gamma, order) - _kernel(theirs, gamma, order)).square().mean(1)
 
 
+def centred_alignment(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the linear centred kernel alignment, Kornblith et al. 2019 (arXiv:1905.00414), eq. 3.
+
+    With K = X X^T of features centred over the batch, CKA = sum(K_S K_T) / (|K_S| |K_T|), Frobenius norms; row i is
+    1 - B sum over j of K_S(i, j) K_T(i, j) / (|K_S| |K_T|), which may be negative; the mean over rows is 1 - CKA.
+    Orthogonal maps and scales of the features do not change it. A side whose examples are all alike counts as
+    unaligned and passes no gradient.
+
+    Args: features [B, ...], flattened. Returns [B].
+    """
+    sides = _rows(student, teacher)
+    with _exactly(sides[0]):
+        ours, theirs = (x @ x.T for x in (side - side.mean(0) for side in sides))
+        size = ours.square().sum() * theirs.square().sum()
+        return 1 - len(ours) * (ours * theirs).sum(1) * size.masked_fill(size == 0, math.inf).rsqrt()
+
+
 def _rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides as [B, D] in one dtype, the teacher's without gradient."""
     if len(student) != len(teacher):
