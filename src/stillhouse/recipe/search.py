@@ -372,9 +372,10 @@ class _Search:
 def _stage_keys(recipe: Recipe) -> Iterable[tuple[str, str]]:
     """Each stage's name, and a text that is the same for stages that end with the same weights.
 
-    A stage may build on those before it, so theirs are part of it.
+    A stage may build on those before it, so theirs are part of it. The recipe's data is not, where a stage has its
+    own: a network of another shape does not load the weights.
     """
-    key = f"{recipe.seed} {recipe.data.model_dump_json()}"
+    key = str(recipe.seed)
     for stage in planned(recipe):
         words = {name: value for name, value in vars(stage).items() if name != "recipe"}
         told = [f"{n}={v.model_dump_json() if isinstance(v, BaseModel) else v!r}" for n, v in sorted(words.items())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from stillhouse.engine.events import Event, Listener, Progress
 from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.problems import shorten
 from stillhouse.report import numbers
+from stillhouse.report.search import in_short
 
 
 class SearchProgress(Listener):
@@ -72,9 +72,8 @@ class LiveSearch(PlainSearch):
 
 
 def in_words(choices: Mapping[str, Any]) -> str:
-    """Choices in a line, as they would be written as overrides; numbers to four digits."""
-    each = (f"{key}={f'{v:.4g}' if isinstance(v, float) else json.dumps(v)}" for key, v in choices.items())
-    return " ".join(shorten(one, 90) for one in each)
+    """Choices in a line."""
+    return ", ".join(f"{key} {shorten(in_short(value), 60)}" for key, value in choices.items())
 
 
 def search_progress(show: bool | None, spec: SearchSpec) -> SearchProgress:
