@@ -80,6 +80,19 @@ def test_a_teacher_stays_in_eval_mode_and_answers_the_same() -> None:
     torch.testing.assert_close(torch.cat(halves), before)  # batch norm must not look at the batch
 
 
+@pytest.mark.parametrize("ask", [lambda net, x: net(x), lambda net, x: net.signals({"image": x, "labels": None})])
+def test_a_network_put_into_training_mode_behind_the_teachers_back_is_asked_in_eval_mode(ask) -> None:
+    """As where a loop holds the network itself and calls `train()` on it: batch norm would move its statistics."""
+    network = ResNet(depth=8, width=4).build(DATA.facts)
+    frozen = Frozen(Model(network, Image().build(DATA.facts)))
+    image = DATA.train.fetch(torch.arange(16), None)["image"]
+    before, answer = bits(frozen), frozen(image)
+    network.train()
+    ask(frozen, image)
+    assert bits(frozen) == before
+    torch.testing.assert_close(frozen(image), answer)
+
+
 def test_signals_carry_no_gradient_and_inputs_may() -> None:
     frozen = Frozen(model(ResNet(depth=8, width=4), seed=0))
     batch = DATA.test.fetch(torch.arange(2), None)
@@ -92,7 +105,19 @@ def test_signals_carry_no_gradient_and_inputs_may() -> None:
     assert all(parameter.grad is None for parameter in frozen.parameters())
 
 
-def recipe(student_weights: str) -> Recipe:
+REVIEWED = ["features.layer1", "features.layer2", "features.layer3"]
+EXTRA: dict[str, list[dict]] = {
+    "plain": [],
+    "parts on the teacher's side": [
+        {"signal": "features.pool", "by": "crd", "examples": len(DATA.train), "negatives": 8},
+        {"signal": REVIEWED, "by": "knowledge_review"},
+        {"signal": "features.layer3", "by": "factor_transfer"},
+    ],
+}
+"""Beside the terms of every test; these train embeddings and factors of what the teacher gives."""
+
+
+def recipe(student_weights: str, extra: list[dict]) -> Recipe:
     network = {"kind": "resnet", "depth": 8, "width": 4}
     optimizer = {"kind": "sgd", "lr": 0.1, "weight_decay": 0.1}
     return Recipe.model_validate(
@@ -107,6 +132,7 @@ def recipe(student_weights: str) -> Recipe:
                     {"signal": "logits", "by": "kl", "temperature": 4.0},
                     {"signal": "features.layer2", "by": "mse", "project": "conv"},
                     {"signal": "labels", "by": "cross_entropy"},
+                    *extra,
                 ],
             },
             "train": {"steps": 5, "batch_size": 16, "optimizer": optimizer, "ema": 0.5},
@@ -115,10 +141,17 @@ def recipe(student_weights: str) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("student_weights", ["random", "teacher"])
-def test_a_distillation_leaves_the_teacher_as_its_stage_left_it(tmp_path: Path, student_weights: str) -> None:
-    """With `teacher`, the student starts from the teacher's own weights, which it must copy, not share."""
-    chosen = recipe(student_weights)
+@pytest.mark.parametrize(
+    ("student_weights", "extra"), [("random", "plain"), ("teacher", "plain"), ("random", [*EXTRA][1])]
+)
+def test_a_distillation_leaves_the_teacher_as_its_stage_left_it(
+    tmp_path: Path, student_weights: str, extra: str
+) -> None:
+    """With `teacher`, the student starts from the teacher's own weights, which it must copy, not share.
+
+    Every parameter and buffer counts, so batch norm's running statistics and its count of batches too.
+    """
+    chosen = recipe(student_weights, EXTRA[extra])
     builder = Builder(chosen)
     first, last = planned(chosen)
     with RunFolder(tmp_path / "run") as folder:

@@ -19,7 +19,7 @@ from stillhouse.objectives.features import Sides, both, full_precision, many, py
 
 
 class FactorTransfer(nn.Module):
-    """Factors of the teacher's features and their translation, Kim et al. 2018 (arXiv:1802.04977), eqs. 1 to 3.
+    """Factors of the teacher's features and their translation, Kim et al. 2018 (arXiv:1802.04977), eqs. 1 and 4.
 
     A paraphraser, a convolutional autoencoder with `ratio` times the teacher's channels in its middle, describes the
     teacher's features; a translator finds the same factors in the student's. The value is the mean absolute
@@ -51,7 +51,7 @@ class FactorTransfer(nn.Module):
 
 
 class ActivationBoundary(nn.Module):
-    """Which neurons are on, Heo et al. 2019 (AAAI, arXiv:1811.03233), eq. 5.
+    """Which neurons are on, Heo et al. 2019 (AAAI, arXiv:1811.03233), the alternative loss.
 
     With s the student's features, through a 1 x 1 convolution and batch norm, and t the teacher's before their ReLU:
     the sum over neurons of relu(margin - s)^2 where t > 0 and of relu(margin + s)^2 elsewhere. The paper trains the
@@ -70,7 +70,7 @@ class ActivationBoundary(nn.Module):
 
 
 class VariationalInformation(nn.Module):
-    """A lower bound on the mutual information, Ahn et al. 2019 (CVPR, arXiv:1904.05835), eqs. 5, 6.
+    """A lower bound on the mutual information, Ahn et al. 2019 (CVPR, arXiv:1904.05835).
 
     -log N(t; mu(s), var) without its constant, (t - mu)^2 / (2 var) + log(var) / 2: mu is three 1 x 1 convolutions
     with ReLU between, var = softplus(a_c) + 1e-5 one number a channel of the teacher, which starts at `variance`.
@@ -171,10 +171,10 @@ class KnowledgeReview(nn.Module):
 class SemanticCalibration(nn.Module):
     """SemCKD: each of the student's layers with each of the teacher's, Chen et al. 2021 (AAAI, arXiv:2012.03236).
 
-    For each example, the weights of the teacher's layers for a layer of the student are a softmax of q . k (eq. 5): q
+    For each example, the weights of the teacher's layers for a layer of the student are a softmax of q . k: q
     and k are two-layer perceptrons, of a layer each, of the example's similarities to the batch, divided by their
     2-norm. The value is the weighted mean squared difference to the teacher's layers after convolutions 1 x 1, 3 x 3,
-    1 x 1 with batch norm (eq. 6), averaged over the student's layers as in the code. The perceptrons' input has
+    1 x 1 with batch norm, averaged over the student's layers as in the code. The perceptrons' input has
     `batch_size` places: that of training (of a process and a micro-batch). In a shorter batch, the similarities to
     the examples that are not there are zero.
     """
@@ -237,7 +237,7 @@ class OrthogonalProjection(nn.Module):
 
 
 class ProjectorEnsemble(nn.Module):
-    """The mean of several projectors, Chen et al. 2022 (NeurIPS, arXiv:2210.15274), eqs. 6, 7.
+    """The mean of several projectors, Chen et al. 2022 (NeurIPS, arXiv:2210.15274).
 
     1 - cos between the teacher's features and the mean of `projectors` times relu(W s + b), each started at random.
     Maps are averaged over positions first. The paper uses three, on the features before the classifier.

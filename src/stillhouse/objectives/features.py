@@ -63,7 +63,7 @@ def attention_transfer(
 
 @full_precision
 def similarity_preserving(student: Sides, target: Sides) -> Tensor:
-    """Similarities within the batch, Tung & Mori 2019 (arXiv:1907.09682), eq. 4.
+    """Similarities within the batch, Tung & Mori 2019 (arXiv:1907.09682), section 2.
 
     G = Q Q^T of the flattened features, each row divided by its 2-norm; row i gives sum_j (Gs_ij - Gt_ij)^2 / B, so
     the mean over the batch is the paper's ||Gs - Gt||_F^2 / B^2.
@@ -79,7 +79,7 @@ def similarity_preserving(student: Sides, target: Sides) -> Tensor:
 
 @full_precision
 def probabilistic(student: Tensor, target: Tensor) -> Tensor:
-    """PKT: KL of neighbour probabilities, Passalis & Tefas 2018 (arXiv:1803.10837), eqs. 5 to 7.
+    """PKT: KL of neighbour probabilities, Passalis & Tefas 2018 (arXiv:1803.10837), with its cosine kernel.
 
     p_ij is (1 + cos(x_i, x_j)) / 2 divided by its sum over j; row i gives sum_j pt_ij log(pt_ij / ps_ij), with 1e-7
     added to both probabilities in the logarithm. The sum over the rows is the paper's KL. The paper leaves out
@@ -97,7 +97,7 @@ def probabilistic(student: Tensor, target: Tensor) -> Tensor:
 def neuron_selectivity(
     student: Sides, target: Sides, *, kernel: Literal["linear", "polynomial", "gaussian"] = "polynomial"
 ) -> Tensor:
-    """NST: squared MMD between the channels' activation maps, Huang & Wang 2017 (arXiv:1707.01219), eqs. 5 to 7.
+    """NST: squared MMD between the channels' activation maps, Huang & Wang 2017 (arXiv:1707.01219).
 
     A channel's map, divided by its 2-norm, is one draw; k(x, y) is x.y, (x.y)^2, or exp(-|x - y|^2 / (2 s^2)).
     The means over all pairs include a map with itself. The paper takes s^2 as the mean squared distance of the
@@ -145,7 +145,7 @@ def solution_flow(student: list[Tensor], target: list[Tensor]) -> Tensor:
 
 @full_precision
 def inter_channel(student: Tensor, target: Tensor) -> Tensor:
-    """ICKD-C: correlations between channels, Liu et al. 2021 (ICCV, "Exploring Inter-Channel Correlation"), eqs. 1, 3.
+    """ICKD-C: correlations between channels, Liu et al. 2021 (ICCV, "Exploring Inter-Channel Correlation").
 
     G = F F^T of the maps as rows [C, H W]. The paper's text has ||Gs - Gt||_F^2 / C^2; its code, followed here,
     divides each row of G by its 2-norm, without which the size of the features rules, and divides by C: the value

@@ -62,7 +62,7 @@ def virtual_teacher_kl(
     temperature: float = 20.0,
     student_temperature: float = 1.0,
 ) -> Tensor:
-    """KL(U || Q) to a teacher made by hand, Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723), section 5.
+    """KL(U || Q) to a teacher made by hand, Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723).
 
     U is the softmax at temperature T of a vector that is `correct` at the label and spreads 1 - correct
     evenly over the other classes. The authors' code softens U alone; their text softens Q too, which is

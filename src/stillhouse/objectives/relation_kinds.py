@@ -22,7 +22,7 @@ class RelationTerm(TermKind):
 class RelationalDistance(RelationTerm):
     """Distances between the examples of a batch, over their mean: RKD-D, Park et al. 2019 (arXiv:1904.05068).
 
-    The authors give it weight 25 on normalised embeddings; it is a mean over pairs.
+    The authors' example gives it weight 1, Tian et al. 2020 (arXiv:1910.10699) 25; it is a mean over pairs.
     """
 
     by: Literal["rkd_distance"] = "rkd_distance"
@@ -32,7 +32,7 @@ class RelationalDistance(RelationTerm):
 class RelationalAngle(RelationTerm):
     """Angles between triplets of a batch: RKD-A, Park et al. 2019 (arXiv:1904.05068).
 
-    The authors give it weight 50; it is a mean over triplets, and needs memory for B^3 of them.
+    Twice the weight of the distances, usually; it is a mean over triplets, and needs memory for B^3 of them.
     """
 
     by: Literal["rkd_angle"] = "rkd_angle"

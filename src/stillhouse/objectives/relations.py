@@ -22,14 +22,15 @@ Sides = Tensor | Sequence[Tensor]
 
 
 def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber difference of normalised distances, Park et al. 2019 (arXiv:1904.05068), eqs. 3 to 6 (RKD-D).
+    """Huber difference of normalised distances, Park et al. 2019 (arXiv:1904.05068), eqs. 5 to 8 (RKD-D).
 
     psi(i, j) = |x_i - x_j| / mu, mu the mean of the batch's distances that are not zero; row i is the mean over all
     j (j = i among them, which adds zero) of huber(psi_S(i, j) - psi_T(i, j)) with its bend at 1.
 
-    Scale: the mean over rows is that of the authors' code, to which they give weight 25; the paper writes the sum
-    over ordered pairs, B^2 times this. The paper's mu takes the mean over all pairs: the two differ where two
-    examples have the same features. A pair at distance zero passes no gradient.
+    Scale: the mean over rows is that of the authors' code, whose example gives it weight 1 (the benchmark of Tian et
+    al. 2020, arXiv:1910.10699, 25); the paper writes the sum over ordered pairs, B^2 times this. The paper's mu takes
+    the mean over all pairs: the two differ where two examples have the same features. A pair at distance zero passes no
+    gradient.
 
     Args: features [B, ...], flattened. Returns [B].
     """
@@ -39,13 +40,14 @@ def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Huber difference of the angles of triplets, Park et al. 2019 (arXiv:1904.05068), eqs. 7 and 8 (RKD-A).
+    """Huber difference of the angles of triplets, Park et al. 2019 (arXiv:1904.05068), eqs. 9 and 10 (RKD-A).
 
     psi(i, j, k) = <e_ij, e_kj>, e_ij = (x_i - x_j) / |x_i - x_j| and zero where the two are equal; row j is the mean
     over all i and k of huber(psi_S - psi_T) with its bend at 1.
 
     Scale: the mean over rows is that of the authors' code (triplets with i = j or k = j add zero, those with i = k
-    add nothing but are counted), to which they give weight 50; the paper sums over triplets, B^3 times this.
+    add nothing but are counted), whose example gives it weight 2 (the benchmark of Tian et al. 2020 50); the paper sums
+    over triplets, B^3 times this.
     Needs B^3 + B^2 D numbers.
 
     Args: features [B, ...], flattened. Returns [B], by the vertex of the angle.
@@ -56,7 +58,7 @@ def relational_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def correlation_congruence(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int = 2) -> Tensor:
-    """Squared difference of kernel matrices, Peng et al. 2019 (arXiv:1904.01802), eqs. 7 and 13.
+    """Squared difference of kernel matrices, Peng et al. 2019 (arXiv:1904.01802), the term L_CC of eq. 7.
 
     k(x, y) = sum over p from 0 to `order` of exp(-2 gamma) (2 gamma)^p / p! (x.y)^p on features of unit length, the
     Taylor series of exp(-gamma |x - y|^2); row i is the mean over j of (k_S(i, j) - k_T(i, j))^2.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -23,7 +23,8 @@ class Frozen(Model):
     """A model that never changes: eval mode for good, no gradients, no buffer updates.
 
     `train()` changes nothing, so that a parent module's `train()` cannot put the teacher's
-    batch norm back into training mode.
+    batch norm back into training mode; where the network's own `train()` did, it is undone before
+    the network is asked.
 
     In a loop of one's own any module will do: `teacher = Frozen(network)`, then `teacher(x)` or
     `teacher(**batch)` gives what the network gives. It is the network itself that is frozen, not a
@@ -38,6 +39,11 @@ class Frozen(Model):
 
     def train(self, mode: bool = True) -> Frozen:
         return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.network.training:
+            self.network.eval()
+        return super().forward(*args, **kwargs)
 
     def signals(self, batch: Batch, wants: Iterable[str] = ("logits",)) -> Signals:
         with torch.no_grad():
