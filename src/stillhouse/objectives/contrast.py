@@ -8,9 +8,11 @@ The signals' own gradients reach the student alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import at_least_fp32
@@ -18,14 +20,14 @@ from stillhouse.objectives.relations import unit_length
 
 
 class Embedding(nn.Module):
-    """A linear map to vectors of unit length, [B, ...] to [B, width], in at least fp32."""
+    """A linear map to vectors of unit length, [..., D] to [..., width], in at least fp32; `signal` [B, ...] gives D."""
 
     def __init__(self, signal: Tensor, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(signal.flatten(1).shape[1], width)
 
-    def forward(self, signal: Tensor) -> Tensor:
-        return unit_length(at_least_fp32(self.linear(signal.flatten(1))))
+    def forward(self, features: Tensor) -> Tensor:
+        return unit_length(at_least_fp32(self.linear(features)))
 
 
 class CRD(nn.Module):
@@ -87,8 +89,8 @@ class CRD(nn.Module):
             self.classes[index] = labels
         rows = torch.cat([index.unsqueeze(1), self._drawn(index)], 1)
         with torch.autocast(student.device.type, enabled=False):
-            ours = self.embed_student(at_least_fp32(student))
-            theirs = self.embed_teacher(at_least_fp32(teacher.detach()))
+            ours = self.embed_student(at_least_fp32(student).flatten(1))
+            theirs = self.embed_teacher(at_least_fp32(teacher.detach()).flatten(1))
             values = self._side(ours, self.teacher_bank, rows, 0) + self._side(theirs, self.student_bank, rows, 1)
         self._remember(self.student_bank, ours, index)
         self._remember(self.teacher_bank, theirs, index)
@@ -174,16 +176,90 @@ class BatchContrast(nn.Module):
         self.embed_student, self.embed_teacher = Embedding(student, width), Embedding(teacher, width)
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        return self.at_places(student.flatten(1).unsqueeze(1), teacher.flatten(1).unsqueeze(1), labels).squeeze(1)
+
+    def at_places(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        """The same for each of several places by itself: features [B, P, D] of both sides; returns [B, P]."""
         with torch.autocast(student.device.type, enabled=False):
             ours = self.embed_student(at_least_fp32(student))
             theirs = self.embed_teacher(at_least_fp32(teacher.detach()))
-            scores = ours @ theirs.T / self.temperature
+            scores = torch.einsum("ipd,jpd->pij", ours, theirs) / self.temperature
         if self.other_classes:
-            classes = needs_classes("batch_contrast", labels, scores[0])
+            classes = needs_classes("batch_contrast", labels, scores[0, 0])
             same = classes.unsqueeze(0) == classes.unsqueeze(1)
             scores = scores.masked_fill(same.fill_diagonal_(False), -math.inf)
-        positive = scores.diagonal()
-        return scores.logsumexp(1) + scores.logsumexp(0) - 2 * positive
+        positive = scores.diagonal(dim1=1, dim2=2)
+        return (scores.logsumexp(2) + scores.logsumexp(1) - 2 * positive).T
+
+
+class RegionContrast(nn.Module):
+    """Contrast of local regions at several scales, after Wang et al. 2025 (MSDCRD, arXiv:2502.05835).
+
+    Windows of each size slide over both feature maps, one pixel at a time, and are averaged: a window's vector at the
+    student is to tell the teacher's vector of the same example and window from those of the batch's other examples at
+    that window, by the objective of `BatchContrast`. The value is the mean over windows and then over sizes; a size
+    of 0 is the whole map, the global feature that the paper decouples. Each size has embeddings of its own.
+
+    Deviations: the paper's selection of samples by what a window is recognised as, and its contrast between features
+    in place of samples, are left out. Maps of unequal resolution are brought to the smaller by adaptive averages.
+
+    Args of forward: maps [B, C, H, W] of both sides, `labels` [B] where the same class is left out.
+    Returns [B]. Raises StillhouseError for signals that are no maps, or a window larger than they are.
+    """
+
+    def __init__(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        *,
+        windows: Sequence[int] = (0, 2),
+        other_classes: bool = True,
+        width: int = 128,
+        temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        self.windows = list(windows)
+        ours, theirs = same_resolution("region_contrast", student, teacher)
+        largest = min(ours.shape[-2:])
+        if max(windows) > largest:
+            raise StillhouseError(f"region_contrast: a window of {max(windows)} does not fit maps of {largest} pixels")
+        self.contrasts = nn.ModuleList(
+            BatchContrast(
+                ours[:, :, 0, 0],
+                theirs[:, :, 0, 0],
+                other_classes=other_classes,
+                width=width,
+                temperature=temperature,
+            )
+            for _ in windows
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor | None = None) -> Tensor:
+        maps = same_resolution("region_contrast", student, teacher)
+        sizes = []
+        for window, contrast in zip(self.windows, self.contrasts, strict=True):
+            assert isinstance(contrast, BatchContrast)
+            ours, theirs = (_windows(side, window).transpose(1, 2) for side in maps)  # [B, windows, C]
+            sizes.append(contrast.at_places(ours, theirs, labels).mean(1))
+        return torch.stack(sizes).mean(0)
+
+
+def same_resolution(term: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both maps [B, C, H, W] at the smaller of their resolutions. Raises StillhouseError for other signals."""
+    if student.dim() != 4 or teacher.dim() != 4:
+        raise StillhouseError(
+            f"{term} is for feature maps [B, C, H, W]; the student's signal has shape {tuple(student.shape)}, "
+            f"the teacher's {tuple(teacher.shape)}"
+        )
+    height, width = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    ours, theirs = (functional.adaptive_avg_pool2d(at_least_fp32(side), (height, width)) for side in (student, teacher))
+    return ours, theirs
+
+
+def _windows(maps: Tensor, size: int) -> Tensor:
+    """The mean of every window of that size, 0 being the whole map: [B, C, windows]."""
+    pooled = functional.avg_pool2d(maps, size, stride=1) if size else functional.adaptive_avg_pool2d(maps, 1)
+    return pooled.flatten(2)
 
 
 def needs_classes(term: str, labels: Tensor | None, batch: Tensor) -> Tensor:

@@ -111,6 +111,36 @@ class BatchContrast(RelationTerm):
     temperature: Temperature = 0.07
 
 
+class RegionContrast(RelationTerm):
+    """Contrast within the batch of local regions at several scales, Wang et al. 2025 (MSDCRD, arXiv:2502.05835)."""
+
+    by: Literal["region_contrast"] = "region_contrast"
+    builds = "stillhouse.objectives.contrast:RegionContrast"
+    may_take = ("labels",)
+    signal: str = Field(...)
+    windows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 2]
+    """Sides of the windows in pixels of the feature map; 0: the whole map."""
+    other_classes: bool = True
+    """Leave examples of the same class out of the negatives (needs labels), or take all other examples."""
+    width: Annotated[int, Field(gt=0)] = 128
+    """Of the embeddings."""
+    temperature: Temperature = 0.07
+
+
+class TokenGraph(RelationTerm):
+    """Graphs of nearest tokens over the batch, and of the tokens of an image, Zhang et al. 2023 (arXiv:2306.12442)."""
+
+    by: Literal["token_graph"] = "token_graph"
+    builds = "stillhouse.objectives.token_graph:token_graph"
+    signal: str = Field(...)
+    neighbours: Annotated[int, Field(gt=1)] = 16
+    """Of each token among those of the whole batch, by the teacher."""
+    temperature: Temperature = 0.1
+    """Of the softmax over similarities."""
+    contextual: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the graph within an image, beside the one over the batch."""
+
+
 class TokenRelationTerm(TermKind):
     """A term on how the tokens of an example stand to each other; padding is left out where the batch tells it.
 

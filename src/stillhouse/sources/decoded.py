@@ -11,10 +11,10 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as arrow
@@ -22,12 +22,14 @@ import pyarrow.parquet as parquet
 import torch
 from filelock import FileLock
 from numpy.lib.format import open_memmap
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stillhouse.errors import RunFailed, StillhouseError, nearest
 
 FORMAT = b"stillhouse images 1"
+Pictures = Callable[[], Iterator[tuple[str, np.ndarray]]]
+"""Gives the decoded images, [C, H, W] each, in order, with the words that name each in a message."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,37 @@ def decode(files: list[Path], *, image: str, label: str) -> Decoded:
     Grey images give one channel, all others three (RGB).
     Raises StillhouseError as `stillhouse.sources.images.image_parquet` says.
     """
-    key = _content(files, image, label)
-    folder = cache_folder() / "images" / key
-    if not folder.is_dir():
-        _build(folder, files, image, label)
-    images = np.load(folder / "images.npy", mmap_mode="c")
-    return Decoded(torch.from_numpy(images), torch.from_numpy(np.load(folder / "labels.npy")), key)
+
+    def pictures() -> Iterator[tuple[str, np.ndarray]]:
+        return (_pixels(data, where) for file in files for where, data in _encoded(file, image))
+
+    key = _content(files, repr((image, label)))
+
+    def labels() -> np.ndarray:
+        found = np.concatenate([_labels(file, label) for file in files])
+        if not len(found):
+            raise StillhouseError(f"{files[0]} holds no rows")
+        return found
+
+    return _kept(key, labels, pictures)
+
+
+def decode_files(files: list[Path], labels: list[int], *, size: int | None, mode: Literal["L", "RGB"]) -> Decoded:
+    """The images in these files, one each, in order; decoded now if they never were.
+
+    Args:
+        labels: the class of each.
+        size: height and width that each is brought to (bilinear, its middle square); None leaves it as it is.
+        mode: grey (one channel) or colour (three).
+
+    Raises StillhouseError for a file that is no image, or images of several sizes where none is given.
+    """
+
+    def pictures() -> Iterator[tuple[str, np.ndarray]]:
+        return (_pixels(file.read_bytes(), str(file), mode, size) for file in files)
+
+    key = _content(files, repr((labels, size, mode)))
+    return _kept(key, lambda: np.asarray(labels, np.int64), pictures)
 
 
 def cache_folder() -> Path:
@@ -60,15 +87,25 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stillhouse"
 
 
-def _content(files: list[Path], image: str, label: str) -> str:
-    whole = hashlib.sha256(FORMAT + repr((image, label)).encode())
+def _content(files: list[Path], words: str) -> str:
+    """A hash of the files' bytes and of how they are read."""
+    whole = hashlib.sha256(FORMAT + words.encode())
     for file in files:
         with file.open("rb") as stream:
             whole.update(hashlib.file_digest(stream, "sha256").digest())
     return whole.hexdigest()
 
 
-def _build(folder: Path, files: list[Path], image: str, label: str) -> None:
+def _kept(key: str, labels: Callable[[], np.ndarray], pictures: Pictures) -> Decoded:
+    """What lies in the cache under the key, written now where nothing does."""
+    folder = cache_folder() / "images" / key
+    if not folder.is_dir():
+        _build(folder, labels, pictures)
+    images = np.load(folder / "images.npy", mmap_mode="c")
+    return Decoded(torch.from_numpy(images), torch.from_numpy(np.load(folder / "labels.npy")), key)
+
+
+def _build(folder: Path, labels: Callable[[], np.ndarray], pictures: Pictures) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
@@ -77,7 +114,7 @@ def _build(folder: Path, files: list[Path], image: str, label: str) -> None:
             unfinished = folder.with_suffix(".part")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
-            _write(unfinished, files, image, label)
+            _write(unfinished, labels(), pictures())
             unfinished.rename(folder)
     except OSError as error:
         raise RunFailed(
@@ -86,19 +123,15 @@ def _build(folder: Path, files: list[Path], image: str, label: str) -> None:
         ) from error
 
 
-def _write(folder: Path, files: list[Path], image: str, label: str) -> None:
-    labels = np.concatenate([_labels(file, label) for file in files])
-    decoded = (_pixels(data, where) for file in files for where, data in _encoded(file, image))
-    first = next(decoded, None)
-    if first is None:
-        raise StillhouseError(f"{files[0]} holds no rows")
+def _write(folder: Path, labels: np.ndarray, decoded: Iterator[tuple[str, np.ndarray]]) -> None:
+    first = next(decoded)
     images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(labels), *first[1].shape))
     images[0] = first[1]
     for row, (where, pixels) in enumerate(decoded, start=1):
         if pixels.shape != first[1].shape:
             raise StillhouseError(
                 f"{where}: the image is {pixels.shape} (channels, height, width) and the first one {first[1].shape}; "
-                "all must have one size"
+                "all must have one size and as many channels"
             )
         images[row] = pixels
     images.flush()
@@ -151,12 +184,12 @@ def _column(file: Path, name: str) -> arrow.Field:
     return schema.field(name)
 
 
-def _pixels(data: bytes, where: str) -> tuple[str, np.ndarray]:
-    """Encoded bytes -> uint8 [C, H, W]."""
+def _pixels(data: bytes, where: str, mode: str | None = None, size: int | None = None) -> tuple[str, np.ndarray]:
+    """Encoded bytes -> uint8 [C, H, W]; without a mode, grey images stay grey and all others become RGB."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            plain = picture if picture.mode == "L" else picture.convert("RGB")
-            pixels = np.asarray(plain)
+            plain = picture.convert(mode or ("L" if picture.mode == "L" else "RGB"))
+            pixels = np.asarray(plain if size is None else ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR))
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise StillhouseError(f"{where}: the image cannot be decoded ({error})") from error
     return where, pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

@@ -63,6 +63,53 @@ class ImageParquet(DataKind):
     """Every second training image on average is mirrored left to right."""
 
 
+class ImageFolder(DataKind):
+    """Images in folders, one a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`, split by class.
+
+    They are decoded once and kept in the cache folder, memory-mapped from then on.
+    """
+
+    kind: Literal["image-folder"] = "image-folder"
+    builds = "stillhouse.sources.folder:image_folder"
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to --root."""
+    size: Annotated[int, Field(gt=0)] | None = None
+    """Height and width that the middle square of each image is brought to; None: all are of one size already."""
+    grey: bool = False
+    """One channel in place of three."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the images kept for the report where there is no folder `test`, drawn once by class."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share kept for tuning, never reported: of the training images, or of all where there is no folder `test`."""
+    crop: Annotated[int, Field(ge=0)] = 4
+    """Training images are cut at random from the image with this many zero pixels around it."""
+    flip: bool = True
+    """Every second training image on average is mirrored left to right."""
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> ImageFolder:
+        if self.test + self.validation >= 1:
+            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
+        return self
+
+
+class Tensors(DataKind):
+    """Arrays of one's own in a file: images, or anything a network takes, with one class an example.
+
+    `<split>_x` [N, ...] float, or uint8 images served as value / 255, and `<split>_y` [N] whole numbers; the splits
+    are `train`, `test` and, where it is there, `validation`.
+    """
+
+    kind: Literal["tensors"] = "tensors"
+    builds = "stillhouse.sources.tensors:tensors"
+    path: Annotated[str, Field(min_length=1)]
+    """A .safetensors or .npz file; relative to --root."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training examples kept for tuning where the file has no such split, drawn once by class."""
+    names: list[str] = []
+    """Of the classes, for the report."""
+
+
 class TextKind(DataKind):
     """Running text in blocks of tokens: what the kinds of text share."""
 

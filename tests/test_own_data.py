@@ -1,0 +1,150 @@
+"""Data of one's own: folders of images, and arrays in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from stillhouse.engine.contracts import Data
+from stillhouse.errors import StillhouseError
+from stillhouse.recipe.execute import distill
+from stillhouse.recipe.schema import Recipe
+from stillhouse.sources.kinds import ImageFolder, Tensors
+
+SHADES = {"dark": 30, "light": 220}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLHOUSE_CACHE", str(tmp_path / "cache"))
+
+
+def paint(folder: Path, count: int, size: tuple[int, int] = (6, 6)) -> None:
+    """PNG and JPEG files of one shade, a folder a class."""
+    for name, shade in SHADES.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            ending = "png" if number % 2 else "jpg"
+            Image.new("RGB", size, (shade, shade, shade)).save(folder / name / f"{number}.{ending}")
+
+
+def rows(data: Data) -> list[int]:
+    return [len(data.train), len(data.validation), len(data.test)]
+
+
+def everything(split: object) -> dict[str, torch.Tensor]:
+    return split.fetch(torch.arange(len(split)), None)  # type: ignore[attr-defined]
+
+
+def test_folders_are_split_by_class_and_keep_their_pixels(tmp_path: Path) -> None:
+    paint(tmp_path / "shades", 10)
+    data = ImageFolder(path=str(tmp_path / "shades")).build()
+    assert rows(data) == [14, 2, 4]
+    assert data.facts.names == ("dark", "light")
+    assert data.facts.shape == (3, 6, 6)
+    for split in (data.train, data.validation, data.test):
+        batch = everything(split)
+        wanted = torch.tensor([30, 220])[batch["labels"]] / 255
+        assert (batch["image"] - wanted.view(-1, 1, 1, 1)).abs().max() < 2 / 255
+    again = ImageFolder(path=str(tmp_path / "shades")).build()
+    assert again.train.fingerprint == data.train.fingerprint
+
+
+def test_a_test_folder_is_the_test_split(tmp_path: Path) -> None:
+    paint(tmp_path / "shades" / "train", 10)
+    paint(tmp_path / "shades" / "test", 3, size=(9, 12))
+    data = ImageFolder(path=str(tmp_path / "shades"), size=6, grey=True).build()
+    assert rows(data) == [18, 2, 6]
+    assert data.facts.shape == (1, 6, 6)
+
+
+def test_images_of_several_sizes_need_one(tmp_path: Path) -> None:
+    paint(tmp_path / "shades", 4)
+    Image.new("RGB", (4, 9)).save(tmp_path / "shades" / "dark" / "odd.png")
+    with pytest.raises(StillhouseError, match="all must have one size"):
+        ImageFolder(path=str(tmp_path / "shades")).build()
+    assert ImageFolder(path=str(tmp_path / "shades"), size=5).build().facts.shape == (3, 5, 5)
+
+
+def test_folders_that_cannot_serve_are_told(tmp_path: Path) -> None:
+    with pytest.raises(StillhouseError, match="there is no folder"):
+        ImageFolder(path=str(tmp_path / "none")).build()
+    (tmp_path / "one" / "class").mkdir(parents=True)
+    with pytest.raises(StillhouseError, match="holds 1 folders"):
+        ImageFolder(path=str(tmp_path / "one")).build()
+    (tmp_path / "one" / "other").mkdir()
+    with pytest.raises(StillhouseError, match="holds no images"):
+        ImageFolder(path=str(tmp_path / "one")).build()
+    paint(tmp_path / "few", 2)
+    with pytest.raises(StillhouseError, match="too few images for three splits"):
+        ImageFolder(path=str(tmp_path / "few")).build()
+    (tmp_path / "few" / "dark" / "broken.png").write_bytes(b"no image")
+    paint(tmp_path / "more", 4)
+    (tmp_path / "more" / "dark" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(StillhouseError, match=r"broken\.png: the image cannot be decoded"):
+        ImageFolder(path=str(tmp_path / "more")).build()
+
+
+def arrays(count: int = 30) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(count) % 3
+    x = torch.randn(count, 5, generator=rng) + y[:, None]
+    return {"train_x": x, "train_y": y, "test_x": x[:9] + 0.1, "test_y": y[:9].clone()}
+
+
+def test_arrays_are_served_from_both_formats(tmp_path: Path) -> None:
+    given = arrays()
+    save_file(given, tmp_path / "a.safetensors")
+    np.savez(tmp_path / "a.npz", allow_pickle=False, **{name: value.numpy() for name, value in given.items()})
+    one, other = (Tensors(path=str(tmp_path / f"a.{e}")).build() for e in ("safetensors", "npz"))
+    assert rows(one) == [27, 3, 9]
+    assert one.facts.classes == 3
+    assert one.train.fingerprint == other.train.fingerprint
+    assert torch.equal(everything(one.test)["image"], given["test_x"])
+    both = torch.cat([everything(one.train)["image"], everything(one.validation)["image"]])
+    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, given["train_x"].tolist()))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"test_x": None}, "no array 'test_x'"),
+        ({"train_y": torch.arange(29)}, "are needed"),
+        ({"train_y": torch.arange(30).float()}, "one class an example"),
+        ({"test_x": torch.zeros(9, 4)}, r"shape \[5\], those of test \[4\]"),
+        ({"train_x": torch.full((30, 5), float("nan"))}, "not finite"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_told(tmp_path: Path, change: dict[str, torch.Tensor | None], told: str) -> None:
+    given = {name: value for name, value in (arrays() | change).items() if value is not None}
+    save_file(given, tmp_path / "a.safetensors")
+    with pytest.raises(StillhouseError, match=told):
+        Tensors(path=str(tmp_path / "a.safetensors")).build()
+
+
+def test_a_file_with_objects_is_never_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train_x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(StillhouseError, match="arrays alone"):
+        Tensors(path=str(tmp_path / "a.npz")).build()
+
+
+def test_a_run_on_arrays(tmp_path: Path) -> None:
+    save_file(arrays(), tmp_path / "a.safetensors")
+    recipe = Recipe.model_validate(
+        {
+            "name": "own",
+            "data": {"kind": "tensors", "path": str(tmp_path / "a.safetensors"), "names": ["a", "b", "c"]},
+            "student": {"network": {"kind": "mlp", "hidden": [8]}},
+            "method": {"kind": "match", "terms": [{"signal": "labels", "by": "cross_entropy"}]},
+            "train": {"steps": 60, "batch_size": 9, "optimizer": {"kind": "adamw", "lr": 1e-2}},
+            "evaluate": ["accuracy"],
+            "control": False,
+        }
+    )
+    run = distill(recipe, out=tmp_path / "run", progress=False)
+    assert run.summary["arms"]["student"]["accuracy"] > 0.5
