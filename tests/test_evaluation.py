@@ -15,7 +15,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import classification, cost, statistics
 from stillhouse.evaluation.answers import answers, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost, measures
+from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost, FeatureSimilarity, Groups, measures
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import Model
@@ -96,7 +96,8 @@ def test_an_arm_that_is_the_teacher_agrees_with_it():
     logits, labels = random_answers()
     student, teacher = arm("student"), arm("teacher")
     found = classification.agreement(Agreement(), student, context(logits, labels, student, teacher))
-    assert found.metrics == {"agreement": 1.0, "teacher_kl": pytest.approx(0.0, abs=1e-12)}
+    always = dict.fromkeys(("agreement", "agreement_right", "agreement_wrong"), 1.0)
+    assert found.metrics == always | {"teacher_kl": pytest.approx(0.0, abs=1e-12)}
     assert classification.agreement(Agreement(), teacher, context(logits, labels, student, teacher)) == Findings()
 
 
@@ -203,9 +204,10 @@ def test_cost_counts_a_multiply_add_as_two():
 
 def test_every_metric_says_how_it_is_read():
     logits, labels = random_answers()
-    student, teacher = arm("student"), arm("teacher")
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(CLASSES, CLASSES)) for _ in range(2)]
+    student, teacher = arm("student", networks[0]), arm("teacher", networks[1])
     shared = context(logits, labels, student, teacher)
-    for kind in (Accuracy(), Agreement(), Calibration(), Cost()):
+    for kind in (Accuracy(), Agreement(), Calibration(), Groups(), FeatureSimilarity(layers=["1"]), Cost()):
         found = kind.build(student, shared)
         assert list(found.metrics) == list(kind.gives)
         assert set(found.per_example) <= set(found.metrics)

@@ -18,11 +18,21 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from stillhouse.errors import StillhouseError
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost
+from stillhouse.evaluation.kinds import (
+    Accuracy,
+    Agreement,
+    Calibration,
+    Cost,
+    FeatureSimilarity,
+    GradientConflict,
+    Groups,
+    Robustness,
+)
 from stillhouse.report import numbers
 from stillhouse.report.card import write_card
 from stillhouse.report.compare import compare
 from stillhouse.report.curves import stage_curves, thin
+from stillhouse.report.figures import sections
 from stillhouse.report.figures.images import contact_sheet
 from stillhouse.report.files import PARTS, read_run
 from stillhouse.report.page import write_report
@@ -255,13 +265,13 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_a_broken_one_is_told(tmp_path)
 
 def test_figures_that_cannot_be_drawn_say_so(tmp_path):
     bad = [
-        {"kind": "heatmap", "title": "Odd"},
+        {"kind": "hologram", "title": "Odd"},
         {"kind": "bars", "title": "Short", "labels": ["a"], "series": {"s": [1, 2]}},
         {"kind": "images", "title": "Cut", "width": 2, "height": 2, "pixels": [[1]]},
         {"kind": "reliability", "title": "Empty"},
     ]
     text = report(write_run(tmp_path / "run", figures_json=bad + FIGURES)).text
-    assert "'Odd' is of a kind this report does not draw: 'heatmap'" in text
+    assert "'Odd' is of a kind this report does not draw: 'hologram'" in text
     assert text.count("could not be drawn") == 3
     assert "Nearest" in text
 
@@ -269,24 +279,122 @@ def test_figures_that_cannot_be_drawn_say_so(tmp_path):
 def test_every_figure_of_the_classifiers_measurements_is_drawn(tmp_path):
     logits, labels = random_answers()
     arms = [
-        arm("teacher", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4))),
-        arm("student"),
-        arm("control"),
+        arm(name, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 4)))
+        for name in ("teacher", "student", "control")
     ]
     shared = context(logits, labels, *arms)
-    drawn = [
-        found | {"arm": one.name}
-        for one in arms
-        for kind in (Accuracy(), Agreement(), Calibration(), Cost())
-        for found in kind.build(one, shared).figures
-    ]
+    shared.logged = {"student": [{"step": n, "losses": {"cosine/a ~ b": n / 5 - 0.5}} for n in range(5)]}
+    kinds = (
+        Accuracy(),
+        Agreement(),
+        Calibration(),
+        Groups(),
+        Robustness(),
+        FeatureSimilarity(),
+        GradientConflict(),
+        Cost(),
+    )
+    drawn = [found | {"arm": one.name} for one in arms for kind in kinds for found in kind.build(one, shared).figures]
     page = report(write_run(tmp_path / "run", figures_json=json.loads(json.dumps(drawn))))
     assert "could not be drawn" not in page.text
     assert "does not draw" not in page.text
     assert page.text.count("Who is right: ") == 2 * 2  # title and caption, of student and control
     assert page.text.count("ECE") == 3
+    for title, times in (("Accuracy under blur", 1), ("What the teacher changed, by class", 1), ("features (CKA)", 2)):
+        assert page.texts.count(next(text for text in page.texts if title in text)) == times * 2  # and in the drawing
+    assert page.texts.count("Cosine between the terms' gradients") == 2
     for arms_class in ("arm-teacher", "arm-student", "arm-control"):
         assert any(f"dot clear {arms_class}" == a.get("class") for _, a in page.elements)
+
+
+def draw(*found: dict[str, Any]) -> str:
+    classes = {"student": "arm-student", "control": "arm-control"}
+    return sections(json.loads(json.dumps(found)), classes)["measurements"]
+
+
+def rows(**content: Any) -> dict[str, Any]:
+    given = {"labels": ["up", "down", "open"], "difference": [0.3, -0.2, 0.1], "low": [0.1, -0.4, None]}
+    given |= {
+        "high": [0.5, -0.1, None],
+        "count": [40, 30, 2],
+        "unit": "share",
+        "better": "higher",
+        "against": "control",
+    }
+    return figure("intervals", "Changed", **(given | content))
+
+
+def test_intervals_are_coloured_by_what_they_say_and_tell_their_unit():
+    drawn = draw(rows())
+    assert (
+        drawn.count('class="row better"') == drawn.count('class="row worse"') == drawn.count('class="row unclear"') == 1
+    )
+    drawn_in = [drawn.index(f">{text}</text>") for text in ("up (40)", "+30.0", "down (30)", "\u221220.0")]
+    assert drawn_in == sorted(drawn_in)
+    assert ">points</text>" in drawn
+    assert drawn.count('class="reach"') == 2  # one has no interval
+    assert "student \u2212 control" in drawn
+    lower = draw(rows(better="lower"))
+    assert lower.index('class="row worse"') < lower.index('class="row better"')
+    assert draw(rows(better="")).count('class="row unclear"') == 3
+
+
+def test_intervals_say_when_they_are_some_of_many():
+    assert "The 3 of 100 groups that gained and lost most." in draw(rows(groups=100))
+    assert "by chance alone" in draw(rows(groups=100))
+    assert "by chance" not in draw(rows())
+    assert "could not be drawn" in draw(rows(labels=["one"]))
+
+
+def test_a_heatmap_shows_its_numbers_or_tells_them():
+    small = draw(
+        figure("heatmap", "Likeness", rows=["a", "b"], columns=["c"], values=[[0.5], [None]], about="Read it.")
+    )
+    assert small.count('class="number middle"') == 2
+    assert ">0.50</text>" in small
+    assert 'fill-opacity="0.25"' in small  # half of the strongest that a number can be read on
+    assert "Read it." in small
+    many = figure("heatmap", "Likeness", rows=["a"], columns=[f"layers.{n}" for n in range(30)], values=[[1.0] * 30])
+    large = draw(many)
+    assert "number middle" not in large
+    assert large.count("a, layers.") == large.count('fill-opacity="1.00"') == 30
+    assert "could not be drawn" in draw(many | {"rows": ["a", "b"]})
+
+
+def test_unnamed_curves_of_several_arms_share_a_plot_and_a_range():
+    curve = {"x": [0, 1, 2], "series": {"": [1.0, 0.5, 0.1]}, "unit": "share", "range": [0, 1]}
+    both = draw(figure("lines", "Under noise", **curve), figure("lines", "Under noise", "control", **curve))
+    assert both.count("<figure") == 1
+    assert both.count("line arm-student") == both.count("line arm-control") == 1
+    assert "student: 50.0\u202f%\ncontrol: 50.0\u202f%" in both
+    assert ">100%</text>" in both
+    other = draw(
+        figure("lines", "Under noise", **curve), figure("lines", "Under noise", "control", **curve | {"x": [0, 1, 3]})
+    )
+    assert other.count("<figure") == 2
+    signed = draw(figure("lines", "Cosine", x=[0, 1], series={"a ~ b": [0.1, 0.2]}, range=[-1, 1]))
+    assert 'class="ideal"' in signed
+
+
+def test_figures_come_in_the_order_of_the_students(tmp_path):
+    """The teacher lacks what is measured against it: that would come last."""
+    own = [figure("note", name, text=name) for name in ("One", "Two", "Three")]
+    folder = write_run(
+        tmp_path / "run", figures_json=[figure("note", name, "teacher", text=name) for name in ("One", "Three")] + own
+    )
+    text = report(folder).text
+    assert text.index("One:") < text.index("Two:") < text.index("Three:")
+
+
+def test_the_norm_of_the_gradient_is_no_loss():
+    lines = [
+        {"stage": "s", "step": n, "losses": {"kl": 1 / n, "gradient_norm/s": 2.0, "cosine/a ~ b": 0.1}}
+        for n in range(1, 5)
+    ]
+    drawn = stage_curves(lines)
+    assert drawn.count("<figure") == 2
+    assert ">norm</text>" in drawn
+    assert "cosine" not in drawn
 
 
 @pytest.mark.parametrize(

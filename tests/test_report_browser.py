@@ -68,6 +68,20 @@ def pages(tmp_path_factory):
     more.append(figure("who-is-right", "Who is right", both=9, arm_only=1, teacher_only=2, neither=3, same_mistake=1))
     more.append(figure("text", "Long", samples=["x" * 400]))
     many = {"labels": [f"class {n}" for n in range(40)], "series": {"n": list(range(40))}}
+    layers = [f"model.layers.{n}.mlp" for n in range(16)]
+    more.append(figure("heatmap", "Likeness", rows=layers, columns=layers, values=[[0.5] * 16] * 16, xlabel="layer"))
+    more.append(
+        figure("heatmap", "Likeness", rows=layers[:3], columns=layers[:3], values=[[0.5] * 3] * 3, about="How.")
+    )
+    bounds = {
+        "difference": [0.1, -0.2] * 12,
+        "low": [-0.5] * 24,
+        "high": [0.5] * 24,
+        "count": [1000] * 24,
+        "unit": "share",
+    }
+    more.append(figure("intervals", "By class", labels=[f"a rather long class name {n}" for n in range(24)], **bounds))
+    more.append(figure("lines", "Cosine", x=[1, 2], series={"features/long/name ~ other": [-0.1, 0.2]}, range=[-1, 1]))
     folder = write_run(
         tmp_path_factory.mktemp("browser") / "run",
         summary_json=summary(arms=arms),
@@ -114,6 +128,15 @@ def test_what_scrolls_on_a_phone_shows_that_it_does(browser, pages, name):
     hidden = right_edge(box)
     box.evaluate("e => e.scrollLeft = e.scrollWidth")
     assert hidden < right_edge(box) - 8
+    page.close()
+
+
+def test_a_phone_shows_the_drawn_interval_without_scrolling(browser, pages):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.goto(pages["report"].as_uri())
+    box = page.query_selector(".whisker").bounding_box()
+    assert box["width"] > 60
+    assert box["height"] > 8
     page.close()
 
 

@@ -107,6 +107,25 @@ def hold(folder: Path) -> IO[bytes]:
     return lock
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a JSONL file; none where there is none. A last line that a kill cut off is left out."""
+    if not path.is_file():
+        return []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            if number < len(texts):
+                raise StillhouseError(f"{path}, line {number} is not JSON: {error}") from error
+            break
+        if not isinstance(found, dict):
+            raise StillhouseError(f"{path}, line {number} is no JSON object")
+        lines.append(found)
+    return lines
+
+
 class RunFolder:
     """The folder a run leaves behind. Of several processes, only one `writes`."""
 

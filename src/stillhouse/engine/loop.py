@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.checkpoint import Checkpoints
+from stillhouse.engine.conflict import cosines
 from stillhouse.engine.contracts import Batch, Losses, Stage, Turn
 from stillhouse.engine.events import Events, Logged, Progress, Saved, StageBegins, StageEnds
 from stillhouse.engine.folder import RunFolder
@@ -65,8 +66,11 @@ class Loop:
     them, differentiates, updates one player at a time, and saves.
     """
 
-    def __init__(self, stage: Stage, *, process: Process, folder: RunFolder, events: Events, seed: int) -> None:
-        self.stage, self.process, self.folder, self.events = stage, process, folder, events
+    def __init__(
+        self, stage: Stage, *, process: Process, folder: RunFolder, events: Events, seed: int, looks: int = 0
+    ) -> None:
+        """`looks`: how often in the stage, evenly, the gradients of the student's terms are compared and logged."""
+        self.stage, self.process, self.folder, self.events, self.looks = stage, process, folder, events, looks
         self.method = stage.method
         self.train: Train = stage.settings
         self.checkpoints = Checkpoints(folder.checkpoints)
@@ -85,6 +89,11 @@ class Loop:
         )
         self.players = self._trainers()
         self.steps = self._length()
+        if looks and (process.sharded or self.train.compile):
+            how = "players are sharded" if process.sharded else "train.compile is set"
+            raise StillhouseError(
+                f"gradients of single terms cannot be compared where {how}: leave gradient-conflict out of 'evaluate'"
+            )
         self.step = 0
         self.skipped = 0
         self.window = Window()
@@ -193,6 +202,8 @@ class Loop:
             losses = turn.losses(self.batch, self.rng)
         if losses.notes:
             self.window.add(losses.notes)
+        if self.looks and turn.player == self.stage.keeps and self.step % max(1, self.steps // self.looks) == 0:
+            self.window.add(cosines(losses, self.players[turn.player].player.module.parameters(), self.process))
         return losses
 
     def _turn_of(self, name: str) -> Trainer:

@@ -71,8 +71,12 @@ def shuffled_patches(image: Tensor, patch: int, rng: torch.Generator) -> Tensor:
 def agreement(kind: Agreement, arm: Arm, context: Context) -> Findings:
     """How often arm and teacher name the same class, and the mean KL(teacher || arm) in nats, at temperature 1.
 
-    Nothing for the teacher itself. Raises StillhouseError without a teacher, or where the two name
-    different numbers of classes.
+    `agreement_right` and `agreement_wrong` are over the examples on which the teacher is right, and wrong: the first
+    is what was learned of it, the second counts mistakes that arm and teacher share. A teacher that is never wrong
+    (or never right) leaves the one that is about nothing out.
+
+    Nothing for the teacher itself. Raises StillhouseError without a teacher, or where the two name different
+    numbers of classes.
     """
     del kind
     if arm.name == "teacher":
@@ -86,11 +90,17 @@ def agreement(kind: Agreement, arm: Arm, context: Context) -> Findings:
             "agreement needs the same classes on both sides"
         )
     same = (own.guesses == teacher.guesses).double()
-    divergence = teacher_kl(own.logits, teacher.logits)
+    columns = {
+        "agreement": same,
+        "agreement_right": same[teacher.right],
+        "agreement_wrong": same[~teacher.right],
+        "teacher_kl": teacher_kl(own.logits, teacher.logits),
+    }
+    columns = {name: values for name, values in columns.items() if len(values)}
     return Findings(
-        metrics={"agreement": same.mean().item(), "teacher_kl": divergence.mean().item()},
+        metrics={name: values.mean().item() for name, values in columns.items()},
         figures=[who_is_right(own, teacher), *_by_class("Agreement by class", same, own.labels, context)],
-        per_example={"agreement": same.tolist(), "teacher_kl": divergence.tolist()},
+        per_example={name: values.tolist() for name, values in columns.items()},
     )
 
 
@@ -102,7 +112,7 @@ def calibration(kind: Calibration, arm: Arm, context: Context) -> Findings:
     brier = brier_score(log_p.exp(), found.labels)
     bins = reliability(log_p.exp(), found.labels, kind.bins)
     ece = expected_calibration_error(bins)
-    figure = {"kind": "reliability", "title": "Reliability", "bins": bins, "ece": ece}
+    figure = {"kind": "reliability", "title": "Calibration", "bins": bins, "ece": ece}
     return Findings(
         metrics={"nll": nll.mean().item(), "brier": brier.mean().item(), "ece": ece},
         figures=[figure],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ class Context:
     batch_size: int = 256
     memo: dict[Any, Any] = field(default_factory=dict)
     """Signals computed once and shared by the measurements of a run."""
+    logged: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """The lines of metrics.jsonl by stage; an arm's own stage has its name."""
 
 
 @dataclass
@@ -46,7 +48,8 @@ class Findings:
     metrics: dict[str, float] = field(default_factory=dict)
     figures: list[dict[str, Any]] = field(default_factory=list)
     per_example: dict[str, list[float]] = field(default_factory=dict)
-    """By metric name, one value an example in the order of the split, where the metric is their mean.
+    """By metric name, one value an example in the order of the split, where the metric is their mean; of a metric
+    about some of the examples, theirs alone, and those must be the same for every arm.
     They give a paired interval for the difference between two arms of one run."""
 
     def add(self, other: Findings) -> None:

@@ -107,7 +107,8 @@ class LinearProbe(Features):
 
 
 class Agreement(MetricKind):
-    """Share of test examples on which the arm and the teacher name the same class, and their KL divergence."""
+    """Share of test examples on which the arm and the teacher name the same class, in all, where the teacher is right
+    and where it is wrong, and their KL divergence."""
 
     kind: Literal["agreement"] = "agreement"
     task = "classification"
@@ -115,6 +116,8 @@ class Agreement(MetricKind):
     builds = "stillhouse.evaluation.classification:agreement"
     gives: ClassVar[dict[str, Measure]] = {
         "agreement": Measure("agreement with the teacher", "higher", "share"),
+        "agreement_right": Measure("agreement where the teacher is right", "higher", "share"),
+        "agreement_wrong": Measure("agreement where the teacher is wrong", "", "share"),
         "teacher_kl": Measure("KL from the teacher", "lower"),
     }
 
@@ -131,6 +134,79 @@ class Calibration(MetricKind):
         "ece": Measure("expected calibration error", "lower"),
     }
     bins: Annotated[int, Field(ge=2, le=100)] = 15
+
+
+class Groups(MetricKind):
+    """Who learned what: the accuracy of the worst class, and what the teacher changed for each group of examples.
+
+    The groups are the classes, and what the teacher knows of an example; each has student minus control with a
+    paired interval in the report.
+    """
+
+    kind: Literal["groups"] = "groups"
+    task = "classification"
+    builds = "stillhouse.evaluation.groups:groups"
+    gives: ClassVar[dict[str, Measure]] = {
+        "worst_class": Measure("accuracy of the worst class", "higher", "share"),
+    }
+    fields: list[str] = []
+    """Whole-numbered fields of the batch [B] that put examples into groups, beside class and teacher."""
+
+
+class Robustness(MetricKind):
+    """Accuracy on corrupted images, the mean over kinds of corruption and strengths; the curves in the report.
+
+    The kinds are in the spirit of Hendrycks & Dietterich 2019 (arXiv:1903.12261), made for images of any size.
+    """
+
+    kind: Literal["robustness"] = "robustness"
+    task = "classification"
+    builds = "stillhouse.evaluation.robustness:robustness"
+    gives: ClassVar[dict[str, Measure]] = {
+        "robust_accuracy": Measure("accuracy on corrupted images", "higher", "share"),
+    }
+    corruptions: Annotated[list[Literal["noise", "blur", "shift", "occlusion", "contrast"]], Field(min_length=1)] = [
+        "noise",
+        "blur",
+        "shift",
+        "occlusion",
+        "contrast",
+    ]
+    levels: Annotated[int, Field(ge=1, le=20)] = 4
+    """Strengths of each, evenly up to the strongest; every one asks the network about the whole split once."""
+
+
+class FeatureSimilarity(MetricKind):
+    """Linear CKA between the layers of an arm and of the teacher (Kornblith et al. 2019, arXiv:1905.00414)."""
+
+    kind: Literal["feature-similarity"] = "feature-similarity"
+    needs_teacher = True
+    builds = "stillhouse.evaluation.similarity:feature_similarity"
+    gives: ClassVar[dict[str, Measure]] = {
+        "cka": Measure("likeness to the teacher's features (CKA)"),
+    }
+    layers: list[str] | None = None
+    """Module paths of the arm; None: its outermost layers with parameters, without normalisation."""
+    teacher_layers: list[str] | None = None
+    """The same of the teacher."""
+    examples: Annotated[int, Field(ge=4)] = 512
+    """The first so many of the split: memory and time grow with their square."""
+
+
+class GradientConflict(MetricKind):
+    """The cosine between the gradients of each pair of terms on the student's parameters, while it trains.
+
+    Two terms conflict where it is negative (Yu et al. 2020, arXiv:2001.06782, definition 1).
+    """
+
+    kind: Literal["gradient-conflict"] = "gradient-conflict"
+    builds = "stillhouse.evaluation.gradients:gradient_conflict"
+    gives: ClassVar[dict[str, Measure]] = {
+        "gradient_cosine": Measure("cosine between the terms' gradients"),
+        "gradient_conflict": Measure("pairs of terms whose gradients conflict", "", "share"),
+    }
+    looks: Annotated[int, Field(ge=1)] = 40
+    """How often in a stage, evenly; each costs one more backward pass a term."""
 
 
 class Cost(MetricKind):

@@ -11,7 +11,7 @@ from typing import Any
 from stillhouse.engine.checkpoint import read_summed, write_summed
 from stillhouse.engine.contracts import Data, Stage
 from stillhouse.engine.events import Events, Listener
-from stillhouse.engine.folder import RunFolder, read_json, write_json, write_text
+from stillhouse.engine.folder import RunFolder, read_json, read_lines, write_json, write_text
 from stillhouse.engine.loop import Loop
 from stillhouse.engine.paths import root, set_root
 from stillhouse.engine.process import Process
@@ -20,6 +20,7 @@ from stillhouse.engine.sharding import gathered
 from stillhouse.engine.trackers import tracker
 from stillhouse.errors import Interrupted, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.kinds import GradientConflict
 from stillhouse.evaluation.statistics import effect
 from stillhouse.kinds import load_plugin
 from stillhouse.recipe.check import check as preflight
@@ -194,7 +195,10 @@ def run_stage(builder: Builder, stage: Any, process: Process, folder: RunFolder,
     """Run a stage, or take up what it left when it was done before. Returns its ledger."""
     kept = read_summed(folder.stages, stage.name)
     if kept is None:
-        loop = Loop(builder.stage(stage), process=process, folder=folder, events=events, seed=builder.recipe.seed)
+        recipe = builder.recipe
+        looks = max((metric.looks for metric in recipe.evaluate if isinstance(metric, GradientConflict)), default=0)
+        staged = builder.stage(stage)
+        loop = Loop(staged, process=process, folder=folder, events=events, seed=recipe.seed, looks=looks)
         done = loop.run()
         final = done.method.players()[done.keeps].final
         state = {name: value.detach().cpu() for name, value in gathered(final.network.state_dict()).items()}
@@ -216,15 +220,27 @@ def _told(stage: Stage, events: Events) -> dict[str, float]:
     return told
 
 
-def measure(recipe: Recipe, builder: Builder, arms: dict[str, Arm]) -> dict[str, Findings]:
-    """Every measurement of every arm, on the split the recipe names."""
+def measure(
+    recipe: Recipe, builder: Builder, arms: dict[str, Arm], lines: Sequence[dict[str, Any]] = ()
+) -> dict[str, Findings]:
+    """Every measurement of every arm, on the split the recipe names; `lines` are those of metrics.jsonl.
+
+    Raises StillhouseError for a metric that its kind does not register under `gives`.
+    """
     source = getattr(builder.data, recipe.evaluate_on)
-    context = Context(builder.data, source, arms, recipe.seed, builder.device)
+    logged = {stage: [line for line in lines if line["stage"] == stage] for stage in {line["stage"] for line in lines}}
+    context = Context(builder.data, source, arms, recipe.seed, builder.device, logged=logged)
     found = {}
     for name, arm in arms.items():
         findings = found[name] = Findings()
         for metric in recipe.evaluate:
-            findings.add(metric.build(arm, context))
+            own = metric.build(arm, context)
+            if nameless := sorted(own.metrics.keys() - metric.gives.keys()):
+                raise StillhouseError(
+                    f"the metric kind {metric.word!r} gives {', '.join(nameless)} and does not say how it is read: "
+                    f"add it to `gives` of {type(metric).__name__}"
+                )
+            findings.add(own)
     return found
 
 
@@ -250,7 +266,7 @@ def _conclude(
     from stillhouse.report.card import write_card
     from stillhouse.report.page import write_report
 
-    found = measure(recipe, builder, arms)
+    found = measure(recipe, builder, arms, read_lines(folder / "metrics.jsonl"))
     teacher = arms.get("teacher")
     kind = recipe.student.network or (recipe.teacher and recipe.teacher.network)
     assert kind is not None, "the schema checks that a student has a network"

@@ -169,9 +169,8 @@ class Recipe(Strict):
 
     @property
     def measured(self) -> list[str]:
-        """The names of the metrics that a run of it gives; none where a kind does not tell."""
-        kinds = [kind for kind in self.evaluate if isinstance(kind, MetricKind)]
-        return [name for kind in kinds for name in kind.gives] if all(kind.gives for kind in kinds) else []
+        """The names of the metrics that a run of it gives."""
+        return [name for kind in self.evaluate for name in kind.gives]
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

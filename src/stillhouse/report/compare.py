@@ -14,7 +14,7 @@ from stillhouse.evaluation import statistics
 from stillhouse.report import numbers
 from stillhouse.report.figures.frame import colours, scrolling
 from stillhouse.report.files import RunFiles, read_run
-from stillhouse.report.page import NO_DIFFERENCE, difference_cells, page
+from stillhouse.report.page import DIFFERENCE, NO_DIFFERENCE, difference_cell, page
 from stillhouse.report.svg import escape, tag
 from stillhouse.report.table import ROOM, aligned, difference, metric_names
 from stillhouse.report.verdict import interval_of
@@ -205,14 +205,13 @@ class Comparison:
         dots = colours(group.arms)
         heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in group.arms]
         if group.effect:
-            heads.append(tag("th", f"student {numbers.MINUS} control", scope="col", class_="num"))
-            heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
+            heads.append(DIFFERENCE)
         rows = []
         for name in metric_names(group.arms):
             cells = [tag("td", escape(spread_text(name, arm.get(name))), class_="num") for arm in group.arms.values()]
             if group.effect:
                 known = name in group.effect
-                cells += difference_cells(name, group.interval(name)) if known else [NO_DIFFERENCE]
+                cells.append(difference_cell(name, group.interval(name)) if known else NO_DIFFERENCE)
             rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
         return scrolling(tag("table", inside, class_="arms"), group.label)

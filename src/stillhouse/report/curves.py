@@ -12,6 +12,8 @@ from stillhouse.report.figures.frame import ARMS, grid
 from stillhouse.report.figures.lines import curves
 from stillhouse.report.svg import escape
 
+COSINE, NORM = "cosine/", "gradient_norm/"
+"""How the log names the cosines between terms (the measurements draw those) and the norm of a player's gradient."""
 POINTS = 300
 """Most points of a curve; more are averaged by neighbours."""
 
@@ -28,21 +30,24 @@ def stage_curves(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cards(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The losses with their total, and beside them what is no loss: the norm of a clipped gradient."""
     steps = [float(line.get("step", place)) for place, line in enumerate(lines)]
-    losses = _distinct(_series(lines, "losses"))
-    notes = _series(lines, "notes")
+    every = {n: v for n, v in _series(lines).items() if not n.startswith(COSINE)}
+    norms = {n.removeprefix(NORM): v for n, v in every.items() if n.startswith(NORM)}
+    losses = _distinct({n: v for n, v in every.items() if not n.startswith(NORM)})
+    parts = ((stage, losses, "loss", _aside(lines)), (f"{stage}: size of the gradient", norms, "norm", ""))
     cards = []
-    for title, series, aside in ((stage, losses, _aside(lines)), (f"{stage}: also noted", notes, "")):
+    for title, series, ylabel, aside in parts:
         if series:
             x, thinned = thin(steps, series)
             classes = _classes(stage, thinned)
-            cards.append(curves(title, x, thinned, xlabel="step", ylabel="loss", aside=aside, classes=classes))
+            cards.append(curves(title, x, thinned, xlabel="step", ylabel=ylabel, aside=aside, classes=classes))
     return cards
 
 
-def _series(lines: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[float | None]]:
-    names = dict.fromkeys(name for line in lines for name in line.get(key) or {})
-    return {name: [(line.get(key) or {}).get(name) for line in lines] for name in names}
+def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    names = dict.fromkeys(name for line in lines for name in line.get("losses") or {})
+    return {name: [(line.get("losses") or {}).get(name) for line in lines] for name in names}
 
 
 def _distinct(losses: dict[str, list[float | None]]) -> dict[str, list[float | None]]:

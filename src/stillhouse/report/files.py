@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stillhouse.engine.folder import read_json
+from stillhouse.engine.folder import read_json, read_lines
 from stillhouse.errors import StillhouseError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -105,7 +104,7 @@ def read_run(folder: Path) -> RunFiles:
     run.figures = [f for f in _read(folder / "figures.json", list) if isinstance(f, dict)]
     run.ledger = _read(folder / "ledger.json", dict)
     run.provenance = _read(folder / "provenance.json", dict)
-    run.lines = _read_lines(folder / "metrics.jsonl")
+    run.lines = read_lines(folder / "metrics.jsonl")
     run.launch = _read(folder / "launch.json", dict)
     run.classes = _classes(_read(folder / "student" / "config.json", dict))
     if "recipe.yaml" not in missing:
@@ -138,22 +137,3 @@ def _read(path: Path, shape: type) -> Any:
     if not isinstance(value, shape):
         raise StillhouseError(f"{path} holds a {type(value).__name__} where a {shape.__name__} belongs")
     return value
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a JSONL file. A last line that is cut off (a run killed while it wrote) is left out."""
-    if not path.is_file():
-        return []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            if number < len(texts):
-                raise StillhouseError(f"{path}, line {number} is not JSON: {error}") from error
-            break
-        if not isinstance(found, dict):
-            raise StillhouseError(f"{path}, line {number} is no JSON object")
-        lines.append(found)
-    return lines

@@ -26,7 +26,7 @@ def metric(name: str, value: object) -> str:
     if not math.isfinite(value):
         return str(value)
     if unit == "share":
-        return f"{100 * value:.1f}\u202f%".replace("-", MINUS)
+        return share(value)
     if unit == "count":
         return big(value)
     return f"{plain(value)}\u202fms" if unit == "ms" else plain(value)
@@ -45,7 +45,11 @@ def spread(name: str, mean: float, deviation: float) -> str:
 
 def changes(name: str, *values: float) -> list[str]:
     """Differences between values of a metric, signed, all to the same decimal; shares differ by points."""
-    unit = measure(name).unit
+    return differences(measure(name).unit, *values)
+
+
+def differences(unit: str, *values: float) -> list[str]:
+    """Differences in a unit, signed, all to the same decimal; shares differ by points."""
     shown = [100 * v if unit == "share" else v for v in values]
     largest = max((abs(v) for v in shown if math.isfinite(v)), default=0.0)
     if unit == "count" or largest >= 1e5 or 0 < largest < 1e-4:
@@ -60,6 +64,11 @@ def _signed(value: float, size: str) -> str:
         return str(value)
     zero = all(c in "0." for c in size)
     return size if zero else ("+" if value > 0 else MINUS) + size
+
+
+def share(value: float) -> str:
+    """A share in per cent."""
+    return f"{100 * value:.1f}\u202f%".replace("-", MINUS)
 
 
 def change_unit(name: str) -> str:

@@ -22,7 +22,12 @@ from stillhouse.report.verdict import interval_of, interval_texts, reading, verd
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing. It holds no script, so that a run folder can be opened without trust."""
 
-NO_DIFFERENCE = '<td></td><td class="glyph"></td>'
+NO_DIFFERENCE = "<td></td>"
+DIFFERENCE = (
+    '<th scope="col" class="num">student \N{MINUS SIGN} control '
+    '<span class="sides">worse \N{LEFTWARDS ARROW} 0 \N{RIGHTWARDS ARROW} better</span></th>'
+)
+"""The head of the column that `difference_cell` fills."""
 
 
 def write_report(folder: Path) -> Path:
@@ -115,8 +120,7 @@ def arms(run: RunFiles) -> str:
     dots = colours(run.arms)
     heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in run.arms]
     if run.effect:
-        heads.append(tag("th", f"student {numbers.MINUS} control", scope="col", class_="num"))
-        heads.append(tag("th", "worse ← 0 → better", scope="col", class_="glyph"))
+        heads.append(DIFFERENCE)
     names = metric_names(run.arms)
     quality, prices = ([n for n in names if numbers.measure(n).cost == priced] for priced in (False, True))
     bodies = [tag("tbody", "".join(_arms_row(run, name) for name in quality))]
@@ -145,7 +149,7 @@ def _arms_row(run: RunFiles, name: str) -> str:
     mark = "&nbsp;" + tag("abbr", arrow, title=f"{better} is better") if arrow else ""
     cells = [tag("td", _value(name, metrics), class_="num") for metrics in run.arms.values()]
     if run.effect:
-        cells += difference_cells(name, interval_of(run.effect[name])) if name in run.effect else [NO_DIFFERENCE]
+        cells.append(difference_cell(name, interval_of(run.effect[name])) if name in run.effect else NO_DIFFERENCE)
     return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
 
 
@@ -155,14 +159,13 @@ def _value(name: str, metrics: Mapping[str, Any]) -> str:
     return escape(numbers.metric(name, metrics.get(name))) + below
 
 
-def difference_cells(name: str, interval: Interval) -> list[str]:
-    """Two cells: the difference with its bounds, and the interval drawn."""
+def difference_cell(name: str, interval: Interval) -> str:
+    """The difference with its bounds, and the interval drawn: beside it, or below where the page is narrow."""
     found = reading(name, interval)
     mean, *ends = interval_texts(name, interval)
     shown = tag("b", escape(mean) + tag("span", escape(" " + numbers.change_unit(name)), class_="unit"))
-    if ends:
-        shown += " " + tag("span", escape(" to ".join(ends)), class_="bounds")
-    return [tag("td", shown, class_=f"num {found}"), tag("td", whisker(name, interval), class_="glyph")]
+    shown += " " + tag("span", escape(" to ".join(ends)), class_="bounds")
+    return tag("td", shown + tag("span", whisker(name, interval), class_="drawn"), class_=f"num {found}")
 
 
 def whisker(name: str, interval: Interval) -> str:

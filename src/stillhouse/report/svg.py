@@ -112,11 +112,11 @@ class Axes:
     x_at: tuple[float, ...] = ()
     """Where x has its ticks; by default at round values."""
 
-    def marks(self, *, x_ticks: bool = True) -> list[str]:
+    def marks(self, *, x_ticks: bool = True, y_ticks: bool = True) -> list[str]:
         """The grid and the labels; draw these first."""
         left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
         found = []
-        for value in self.y.ticks():
+        for value in self.y.ticks() if y_ticks else ():
             y = self.y(value)
             found.append(tag("line", x1=left, x2=right, y1=y, y2=y, class_="grid"))
             text = tick_text(value, share=self.share)

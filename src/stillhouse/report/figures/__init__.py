@@ -2,8 +2,12 @@
 
 A figure is a JSON object with `kind`, `title`, the `arm` it belongs to (where it belongs to one), and:
 
-    lines         x [n], series {name: [n]}, xlabel, ylabel
+    lines         x [n], series {name: [n]}, xlabel, ylabel, unit ("share" prints per cent), range [low, high],
+                  about
     bars, dots    labels [n], series {name: [n]}, ylabel, unit ("share" prints per cent)
+    intervals     labels [n], difference [n], low [n], high [n], count [n], unit, better ("higher", "lower"),
+                  against, groups (how many there are, where not all are shown)
+    heatmap       rows [n], columns [m], values [n][m] from 0 to 1, xlabel, ylabel, about
     reliability   bins [{low, high, count, confidence, accuracy}], ece
     who-is-right  both, arm_only, teacher_only, neither, same_mistake: counts
     images        width, height, channels (1 or 3), pixels [[0..255, ...], ...], labels [n], columns
@@ -11,8 +15,8 @@ A figure is a JSON object with `kind`, `title`, the `arm` it belongs to (where i
     table         columns [str], rows [[...]]
     note          text
 
-`bars` and `dots` start at zero and where the data starts, respectively. Figures of one kind and title
-that belong to different arms are drawn together. A missing value is null.
+`bars` and `dots` start at zero and where the data starts, respectively; `about` says how to read a figure. Figures
+of one kind and title that belong to different arms are drawn together. A missing value is null.
 """
 
 from __future__ import annotations
@@ -24,16 +28,20 @@ from stillhouse.report.figures.agreement import who_is_right
 from stillhouse.report.figures.calibration import reliability
 from stillhouse.report.figures.categories import categories
 from stillhouse.report.figures.frame import Figure, grid, note
+from stillhouse.report.figures.heatmap import heatmap
 from stillhouse.report.figures.images import images
+from stillhouse.report.figures.intervals import intervals
 from stillhouse.report.figures.lines import lines
 from stillhouse.report.figures.written import remark, table, text
 
 
 def gather(figures: Sequence[Figure]) -> list[list[Figure]]:
-    """Figures by kind and title, in the order of their first appearance."""
+    """Figures by kind and title, in the order of the student's: it has what is measured against others as well."""
     groups: dict[tuple[str, str], list[Figure]] = {}
+    for figure in sorted(figures, key=lambda figure: figure.get("arm") != "student"):
+        groups[str(figure.get("kind")), str(figure.get("title", ""))] = []
     for figure in figures:
-        groups.setdefault((str(figure.get("kind")), str(figure.get("title", ""))), []).append(figure)
+        groups[str(figure.get("kind")), str(figure.get("title", ""))].append(figure)
     return list(groups.values())
 
 
@@ -64,6 +72,8 @@ KINDS: dict[str, Callable[[str, Sequence[Figure]], list[str]]] = {
     "lines": lines,
     "bars": categories,
     "dots": categories,
+    "intervals": intervals,
+    "heatmap": heatmap,
     "reliability": reliability,
     "who-is-right": who_is_right,
     "images": images,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from stillhouse.report.figures.frame import Figure, card
+from stillhouse.report.figures.frame import Figure, about, card
 from stillhouse.report.svg import HEIGHT, WIDTH, Axes, Scale, drawing, escape, tag
 
 
@@ -22,12 +22,13 @@ def reliability(title: str, together: Sequence[Figure]) -> list[str]:
         for b, (x, y) in zip(bins, points, strict=True):
             marks.append(tag("line", x1=x, x2=x, y1=y, y2=axes.y(b["confidence"]), class_=f"stem {cls}"))
             radius = 2 + 9 * math.sqrt(b["count"] / total)
-            about = tag("title", escape(f"{arm} {_bin_text(b)}".strip()))
-            marks.append(tag("circle", about, cx=x, cy=y, r=radius, class_=f"dot clear {cls}"))
+            told_here = tag("title", escape(f"{arm} {_bin_text(b)}".strip()))
+            marks.append(tag("circle", told_here, cx=x, cy=y, r=radius, class_=f"dot clear {cls}"))
         names.append((f"{arm}, ECE {100 * figure['ece']:.1f}\u202f%", cls))
         told.append(f"{arm} expected calibration error {100 * figure['ece']:.1f} %")
     picture = drawing(title, "; ".join(told), marks, WIDTH, HEIGHT + 40)
-    return [card(title, picture, aside="dot area: share of examples", names=names)]
+    how = "Above the dashed line: right more often than it says. The area of a dot is its share of the examples."
+    return [card(title, picture, about(how), names=names)]
 
 
 def _bin_text(b: dict[str, float]) -> str:

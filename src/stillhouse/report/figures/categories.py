@@ -91,7 +91,7 @@ def _dots(axes: Axes, place: int, label: str, values: dict[str, float | None], c
         if value is None:
             continue
         x, y = middle + i * step, axes.y(value)
-        text = f"{100 * value:.1f} %" if axes.share else numbers.plain(value)
+        text = numbers.share(value) if axes.share else numbers.plain(value)
         told = tag("title", escape(f"{label}, {name}: {text}"))
         stems.append(tag("line", x1=x, x2=x, y1=y, y2=axes.y.start, class_=f"stem {classes[name]}"))
         dots.append(tag("circle", told, cx=x, cy=y, r=3.6, class_=f"dot {classes[name]}"))

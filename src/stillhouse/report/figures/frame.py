@@ -20,6 +20,11 @@ def note(text: str) -> str:
     return tag("p", escape(text), class_="note")
 
 
+def about(text: str) -> str:
+    """A line under a picture that says how to read it; nothing for no text."""
+    return tag("p", escape(text), class_="small") if text else ""
+
+
 def scrolling(content: str, what: str, classes: str = "") -> str:
     """Content in a box that scrolls where it is too wide; shaded edges and the arrow keys say and do so."""
     return tag("div", content, class_=f"scroll {classes}".rstrip(), role="region", aria_label=what, tabindex=0)
@@ -31,12 +36,20 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return {name: f"arm-{name}" if name in ARMS else next(others) for name in names}
 
 
-def card(title: str, body: str, *, aside: str = "", wide: bool = False, names: Sequence[tuple[str, str]] = ()) -> str:
-    """One figure with its caption, and a legend of (name, colour class) where there is more than one series."""
+def card(
+    title: str,
+    body: str,
+    below: str = "",
+    *,
+    aside: str = "",
+    wide: bool = False,
+    names: Sequence[tuple[str, str]] = (),
+) -> str:
+    """One figure with its caption, a legend of (name, colour class) where there are several, and what stands below."""
     caption = tag("figcaption", tag("span", escape(title), class_="title") + tag("span", aside, class_="aside"))
     keys = "".join(tag("li", tag("i", class_=cls) + escape(name)) for name, cls in names)
     legend = tag("ul", keys, class_="legend") if len(names) > 1 else ""
-    return tag("figure", caption + body + legend, class_="card wide" if wide else "card")
+    return tag("figure", caption + body + legend + below, class_="card wide" if wide else "card")
 
 
 def grid(cards: Sequence[str]) -> str:
