@@ -15,7 +15,15 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import classification, cost, statistics
 from stillhouse.evaluation.answers import answers, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, Cost, FeatureSimilarity, Groups, measures
+from stillhouse.evaluation.kinds import (
+    Accuracy,
+    Agreement,
+    Calibration,
+    Cost,
+    FeatureSimilarity,
+    GroupEffects,
+    measures,
+)
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import Model
@@ -207,7 +215,7 @@ def test_every_metric_says_how_it_is_read():
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(CLASSES, CLASSES)) for _ in range(2)]
     student, teacher = arm("student", networks[0]), arm("teacher", networks[1])
     shared = context(logits, labels, student, teacher)
-    for kind in (Accuracy(), Agreement(), Calibration(), Groups(), FeatureSimilarity(layers=["1"]), Cost()):
+    for kind in (Accuracy(), Agreement(), Calibration(), GroupEffects(), FeatureSimilarity(layers=["1"]), Cost()):
         found = kind.build(student, shared)
         assert list(found.metrics) == list(kind.gives)
         assert set(found.per_example) <= set(found.metrics)

@@ -12,8 +12,8 @@ from torch import nn
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import classification, statistics
 from stillhouse.evaluation.answers import Answers
-from stillhouse.evaluation.groups import EXTREMES, groups, what_the_teacher_knows
-from stillhouse.evaluation.kinds import Agreement, Groups
+from stillhouse.evaluation.groups import EXTREMES, group_effects, what_the_teacher_knows
+from stillhouse.evaluation.kinds import Agreement, GroupEffects
 from test_evaluation import CLASSES, arm, context, random_answers
 
 
@@ -39,7 +39,7 @@ def split(labels: list[int], names: tuple[str, ...] = (), **guesses: list[int]):
 
 def test_the_worst_class_and_the_effect_by_class():
     shared = split([0, 0, 1, 1, 2, 2], names=("a", "b", "c"), student=[0, 0, 1, 0, 2, 2], control=[0, 1, 1, 1, 0, 0])
-    found = groups(Groups(), shared.arms["student"], shared)
+    found = group_effects(GroupEffects(), shared.arms["student"], shared)
     assert found.metrics == {"worst_class": 0.5}
     (figure,) = found.figures  # there is no teacher
     assert dict(zip(figure["labels"], figure["difference"], strict=True)) == {"c": 1.0, "a": 0.5, "b": -0.5}
@@ -49,14 +49,14 @@ def test_the_worst_class_and_the_effect_by_class():
         low < d < high or d in (low, high)
         for low, d, high in zip(*(figure[k] for k in ("low", "difference", "high")), strict=True)
     )
-    assert groups(Groups(), shared.arms["control"], shared).figures == []
+    assert group_effects(GroupEffects(), shared.arms["control"], shared).figures == []
 
 
 def test_groups_by_what_the_teacher_knows():
     shared = split(
         [0, 0, 0, 1, 1, 1], teacher=[0, 0, 1, 0, 1, 1], student=[0, 1, 0, 1, 1, 1], control=[1, 1, 1, 1, 1, 1]
     )
-    figure = groups(Groups(), shared.arms["student"], shared).figures[1]
+    figure = group_effects(GroupEffects(), shared.arms["student"], shared).figures[1]
     differences = dict(zip(figure["labels"], figure["difference"], strict=True))
     assert differences == {
         "teacher right": 0.25,  # examples 0, 1, 4, 5: student right on 3, control on 2
@@ -81,19 +81,19 @@ def test_the_thirds_hold_every_example_once():
 
 def test_groups_by_a_field_of_the_data():
     shared = split([0, 1, 0, 1], student=[0, 1, 0, 1], control=[0, 1, 1, 0])
-    figure = groups(Groups(fields=["labels"]), shared.arms["student"], shared).figures[-1]
+    figure = group_effects(GroupEffects(fields=["labels"]), shared.arms["student"], shared).figures[-1]
     assert dict(zip(figure["labels"], figure["difference"], strict=True)) == {"labels 0": 0.5, "labels 1": 0.5}
-    with pytest.raises(StillhouseError, match=r"the field 'speaker'.*those that do: index, labels"):
-        groups(Groups(fields=["speaker"]), shared.arms["student"], shared)
+    with pytest.raises(StillhouseError, match=r"the field 'speaker'.*those that are: index, labels"):
+        group_effects(GroupEffects(fields=["speaker"]), shared.arms["student"], shared)
     with pytest.raises(StillhouseError, match="the field 'image'"):
-        groups(Groups(fields=["image"]), shared.arms["student"], shared)
+        group_effects(GroupEffects(fields=["image"]), shared.arms["student"], shared)
 
 
 def test_of_a_hundred_classes_the_extremes_are_shown():
     labels = [c for c in range(100) for _ in range(2)]
     control = [(c + 1) % 100 if c < 50 else c for c in labels]
     student = [c if c < 20 else (c + 1) % 100 if c >= 90 else k for c, k in zip(labels, control, strict=True)]
-    figure = groups(Groups(), *_student(split(labels, student=student, control=control))).figures[0]
+    figure = group_effects(GroupEffects(), *_student(split(labels, student=student, control=control))).figures[0]
     assert figure["groups"] == 100
     assert figure["difference"] == [1.0] * EXTREMES + [0.0] * 2 + [-1.0] * 10
 

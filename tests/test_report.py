@@ -25,7 +25,7 @@ from stillhouse.evaluation.kinds import (
     Cost,
     FeatureSimilarity,
     GradientConflict,
-    Groups,
+    GroupEffects,
     Robustness,
 )
 from stillhouse.report import numbers
@@ -288,7 +288,7 @@ def test_every_figure_of_the_classifiers_measurements_is_drawn(tmp_path):
         Accuracy(),
         Agreement(),
         Calibration(),
-        Groups(),
+        GroupEffects(),
         Robustness(),
         FeatureSimilarity(),
         GradientConflict(),

@@ -10,7 +10,7 @@ from torch import Tensor
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import Answers, answers, batches
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Groups
+from stillhouse.evaluation.kinds import GroupEffects
 from stillhouse.evaluation.statistics import paired_shares_interval
 
 MOST_GROUPS = 40
@@ -24,7 +24,7 @@ Members = dict[str, Tensor]
 """By a group's name, which examples are in it: [N] bool."""
 
 
-def groups(kind: Groups, arm: Arm, context: Context) -> Findings:
+def group_effects(kind: GroupEffects, arm: Arm, context: Context) -> Findings:
     """`worst_class`: the accuracy in the class that has the lowest; and arm minus control, by group, as figures.
 
     The groups: the classes; whether the teacher is right, and the thirds of the examples by how sure it is, where
@@ -70,7 +70,7 @@ def _by_field(field: str, context: Context) -> Members:
         if values is None or values.dim() != 1 or values.is_floating_point():
             there = ", ".join(name for name, v in batch.items() if v.dim() == 1 and not v.is_floating_point())
             raise StillhouseError(
-                f"groups: the field {field!r} does not hold a whole number for each example; those that do: {there}"
+                f"group-effects: the field {field!r} is no whole number for each example; those that are: {there}"
             )
         columns.append(values)
     values = torch.cat(columns)

@@ -136,16 +136,16 @@ class Calibration(MetricKind):
     bins: Annotated[int, Field(ge=2, le=100)] = 15
 
 
-class Groups(MetricKind):
+class GroupEffects(MetricKind):
     """Who learned what: the accuracy of the worst class, and what the teacher changed for each group of examples.
 
     The groups are the classes, and what the teacher knows of an example; each has student minus control with a
     paired interval in the report.
     """
 
-    kind: Literal["groups"] = "groups"
+    kind: Literal["group-effects"] = "group-effects"
     task = "classification"
-    builds = "stillhouse.evaluation.groups:groups"
+    builds = "stillhouse.evaluation.groups:group_effects"
     gives: ClassVar[dict[str, Measure]] = {
         "worst_class": Measure("accuracy of the worst class", "higher", "share"),
     }
