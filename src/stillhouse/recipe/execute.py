@@ -256,7 +256,8 @@ def measured_on(folder: Path, split: str) -> dict[str, dict[str, float]]:
         if kept is None:
             raise StillhouseError(f"{folder} is no finished run: its stage {stage.name!r} is not done")
         builder.handed[stage.name] = kept["network"]
-    return {name: found.metrics for name, found in measure(recipe, builder, builder.arms(stages)).items()}
+    lines = read_lines(folder / "metrics.jsonl")
+    return {name: found.metrics for name, found in measure(recipe, builder, builder.arms(stages), lines).items()}
 
 
 def _conclude(

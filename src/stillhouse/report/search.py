@@ -74,8 +74,9 @@ def _course(outcome: Mapping[str, Any], done: Trials) -> list[dict[str, Any]]:
     pick = max if outcome["direction"] == "maximise" else min
     values = [trial["value"] for trial in done]
     best = [pick(values[: place + 1]) for place in range(len(values))]
-    label = numbers.measure(outcome["metric"]).label
-    course = {"kind": "lines", "title": "The course of the search", "xlabel": "trial", "ylabel": label}
+    measure = numbers.measure(outcome["metric"])
+    course = {"kind": "lines", "title": "The course of the search", "xlabel": "trial", "ylabel": measure.label}
+    course["unit"] = measure.unit
     return [course | {"x": [trial["number"] for trial in done], "series": {"trial": values, "best so far": best}}]
 
 
