@@ -605,6 +605,48 @@ def test_a_weight_above_one_goes_past_the_teacher_away_from_the_labels() -> None
     torch.testing.assert_close(gradient, (student.softmax(-1) - target) / 2)
 
 
+def test_conditional_information() -> None:
+    """Against the definition, class by class; zero where a class is answered alike; no gradient through the means."""
+    given, labels = logits(8, 4, seed=51).requires_grad_(), torch.tensor([2, 0, 2, 2, 0, 1, -100, 3])
+    found = losses.conditional_information(given, labels)
+    q = given.detach().softmax(-1)
+    expected = torch.zeros(8).double()
+    for label in range(4):
+        rows = (labels == label).nonzero().squeeze(1)
+        expected[rows] = (q[rows] * (q[rows] / q[rows].mean(0)).log()).sum(-1)
+    torch.testing.assert_close(found.detach(), expected)
+    assert expected[:3].min() > 1e-3
+    (gradient,) = torch.autograd.grad(found.sum(), given)
+    fixed = torch.stack([q[labels == label].mean(0) for label in labels]).log()
+    own = q.clone().log().requires_grad_()  # the same logits up to a shift
+    log_q = own.log_softmax(-1)
+    (naive,) = torch.autograd.grad(((log_q.exp() * (log_q - fixed)).sum(-1) * (labels >= 0)).sum(), own)
+    torch.testing.assert_close(gradient, naive)
+    alike = logits(1, 4, seed=52).expand(8, -1)
+    torch.testing.assert_close(losses.conditional_information(alike, labels), torch.zeros(8).double())
+
+
+def test_permuted_dark_knowledge() -> None:
+    """The most likely class keeps its probability, the others the same set of them, each index in an order of its
+    own; a student that answers so is at zero, and the gradient is that of the KL to this target."""
+    teacher, index = logits(64, 6, seed=41), torch.arange(64) + 1000
+    student = logits(64, 6, seed=42).requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.permuted_kl(student, teacher, index=index).sum(), student)
+    target = (student.softmax(-1) - gradient).detach()  # of KL(P || Q) with respect to the logits: Q - P
+    p, best = teacher.softmax(-1), teacher.argmax(-1)
+    torch.testing.assert_close(target.sort(-1).values, p.sort(-1).values)
+    assert torch.equal(target.argmax(-1), best)
+    moved = (target - p).abs().amax(-1) > 1e-9
+    assert moved.float().mean() > 0.9
+    torch.testing.assert_close(losses.permuted_kl(target.log(), teacher, index=index), torch.zeros(64).double())
+    alike = teacher[:1].expand(64, -1)
+    (gradient,) = torch.autograd.grad(losses.permuted_kl(student, alike, index=index).sum(), student)
+    orders = {tuple(row.tolist()) for row in (student.softmax(-1) - gradient).argsort(-1)}
+    assert len(orders) > 40  # of 120
+    again = losses.permuted_kl(student, teacher, index=index.flip(0)).flip(0)
+    assert not torch.allclose(again, losses.permuted_kl(student, teacher, index=index))
+
+
 def test_a_top_k_store_is_made_at_the_teachers_own_temperature() -> None:
     recipe = recipe_of({"by": "kl", "temperature": 2.0, "teacher_temperature": 5.0})
     layout = _layouts(recipe, 3, "float32")["logits"]
@@ -620,6 +662,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "l1": {},
     "soft_cross_entropy": {"temperature": 2.0, "teacher_temperature": 3.0, "squared": False},
     "hard_cross_entropy": {},
+    "permuted_kl": {"temperature": 2.0},
     "virtual_teacher_kl": {"correct": 0.95},
     "decoupled": {"beta": 2.0},
     "standardised_kl": {},
@@ -634,6 +677,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "skew_reverse_kl": {"alpha": 0.2},
     "alpha_beta": {"alpha": 0.5, "beta": 0.5},
     "total_variation": {},
+    "conditional_information": {"weight": -0.5},
     "binary_kl": {"temperature": 2.0},
 }
 GATES: dict[str, dict[str, Any]] = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from stillhouse.engine.settings import Fraction, Positive
 from stillhouse.kinds import AnyKind
 from stillhouse.methods.kinds import Match, MethodKind, Term
 from stillhouse.networks.kinds import NetworkKind
@@ -26,6 +27,35 @@ class Mutual(MethodKind):
     """The student's, with a peer in the teacher's place: each is averaged over the peers."""
     peer_terms: Annotated[list[Term], Field(min_length=1)] | None = None
     """A peer's own, with the student (and the other peers) in the teacher's place; None: the student's."""
+
+    def without_teacher(self) -> Match:
+        return Match(terms=self.terms).without_teacher()
+
+
+class StableKD(MethodKind):
+    """Block-wise distillation whose blocks are put together again one by one (Kao et al. 2023, arXiv:2312.13223)."""
+
+    kind: Literal["stable"] = "stable"
+    builds = "stillhouse.methods.stable:StableKD"
+    blocks: Annotated[list[str], Field(min_length=1)]
+    """Module paths of the student at whose outputs it is cut, in the order of the forward pass."""
+    teacher_blocks: list[str] = []
+    """The teacher's modules that stand for them; none: those of the same paths."""
+    terms: Annotated[list[Term], Field(min_length=1)]
+    """Of the whole answer: what trains the last block, and in the end the whole network."""
+    block_weight: Positive = 1.0
+    """Of each cut's squared error."""
+    whole: Fraction = 0.5
+    """Share of the stage by which every cut has been mended, one after the other at even distances."""
+
+    @model_validator(mode="after")
+    def _aligned(self) -> StableKD:
+        if self.teacher_blocks and len(self.teacher_blocks) != len(self.blocks):
+            raise ValueError(
+                f"{len(self.blocks)} blocks of the student stand against {len(self.teacher_blocks)} of the teacher: "
+                "name as many"
+            )
+        return self
 
     def without_teacher(self) -> Match:
         return Match(terms=self.terms).without_teacher()

@@ -42,6 +42,20 @@ class HardCrossEntropy(TermKind):
     builds = "stillhouse.objectives.logits:hard_cross_entropy"
 
 
+class PermutedKL(TermKind):
+    """KL to a teacher whose less likely classes change places, Furlanello et al. 2018 (DKPP, arXiv:1805.04770).
+
+    A control: what is left of it is how sure the teacher is.
+    """
+
+    by: Literal["permuted_kl"] = "permuted_kl"
+    builds = "stillhouse.objectives.logits:permuted_kl"
+    takes: ClassVar[tuple[str, ...]] = ("index",)
+    temperature: Temperature = 1.0
+    squared: bool = True
+    """Multiply by T^2."""
+
+
 class VirtualTeacherKL(TermKind):
     """Label smoothing as a teacher made by hand, Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723)."""
 
@@ -194,6 +208,18 @@ class TotalVariation(TermKind):
     by: Literal["total_variation"] = "total_variation"
     builds = "stillhouse.objectives.divergences:total_variation"
     temperature: Temperature = 1.0
+
+
+class ConditionalInformation(TermKind):
+    """What an answer tells of an example beyond its class, Ye et al. 2024 (MCMI, arXiv:2401.08732).
+
+    With a weight below zero, beside `cross_entropy`, it prepares a teacher.
+    """
+
+    by: Literal["conditional_information"] = "conditional_information"
+    builds = "stillhouse.objectives.logits:conditional_information"
+    signal: Literal["labels"] = "labels"
+    teacher_signal: None = None
 
 
 class BinaryKL(TermKind):

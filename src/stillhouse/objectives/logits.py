@@ -54,6 +54,33 @@ def hard_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     return cross_entropy(student, teacher.argmax(-1))
 
 
+def permuted_kl(
+    student: Tensor, teacher: Tensor, *, index: Tensor, temperature: float = 1.0, squared: bool = True
+) -> Tensor:
+    """`forward_kl` to a teacher whose classes after the most likely one change places.
+
+    Furlanello et al. 2018 (arXiv:1805.04770), section 3.3 (DKPP): how sure the teacher is stays, and which
+    classes it finds alike is lost. An example's permutation is a hash of its index, the same in every epoch.
+
+    Args: logits [B, V]; index [B], the examples' positions in their source. Returns [B].
+    """
+    require_same_shape(student, teacher)
+    best = teacher.argmax(-1, keepdim=True)
+    places = torch.arange(teacher.shape[-1], device=teacher.device).expand_as(teacher)
+    keys = _hashed(index.unsqueeze(-1) * teacher.shape[-1] + places)  # [B, V]
+    drawn = keys.scatter(-1, best, -1).argsort(-1)  # the most likely class first, the others in a drawn order
+    kept = places.scatter(-1, best, -1).argsort(-1)  # the same, in their own order
+    permuted = torch.empty_like(teacher).scatter(-1, kept, teacher.gather(-1, drawn))
+    return forward_kl(student, permuted, temperature=temperature, squared=squared)
+
+
+def _hashed(values: Tensor) -> Tensor:
+    """Integers to integers in [0, 2^32) that look random: two rounds of shift and multiplication."""
+    for _ in range(2):
+        values = ((values ^ (values >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+    return values ^ (values >> 16)
+
+
 def virtual_teacher_kl(
     student: Tensor,
     labels: Tensor,
@@ -219,6 +246,23 @@ def target_enhanced(
     else:
         wanted = (p**gamma).scatter(-1, index, enhanced - 1)
     return -(wanted * log_q.masked_fill(wanted == 0, 0.0)).sum(-1).masked_fill(without, 0.0)
+
+
+def conditional_information(student: Tensor, labels: Tensor) -> Tensor:
+    """KL(Q || M_y), M_y the mean of Q over the batch's examples of the same class y, held fixed.
+
+    Ye et al. 2024 (MCMI, arXiv:2401.08732), section 4: its mean estimates I(X; Y' | Y), what a classifier's answer Y'
+    tells of an image beyond its class Y. A weight below zero raises it in a teacher to be. The classes' means come
+    from the batch, so batches should hold several examples of a class.
+
+    Args: logits [B, V]; labels [B]. Returns [B], zero where all examples of a class are answered alike.
+    """
+    log_q = softened(student, 1.0)
+    q = log_q.exp()
+    alike = (labels.unsqueeze(0) == labels.unsqueeze(1)).to(q.dtype)  # [B, B]
+    mean = (alike @ q.detach()) / alike.sum(-1, keepdim=True)
+    values = (q * (log_q - mean.log().clamp(min=torch.finfo(q.dtype).min))).sum(-1)
+    return values.masked_fill(labels < 0, 0.0)
 
 
 def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
