@@ -59,3 +59,20 @@ class StableKD(MethodKind):
 
     def without_teacher(self) -> Match:
         return Match(terms=self.terms).without_teacher()
+
+
+class Assistant(MethodKind):
+    """A teacher's assistant carved from the teacher, its size chosen on the way (Han et al. 2024, arXiv:2407.04208).
+
+    The student is a network of kind `slimmable` that starts from the teacher's weights; what is handed over is that
+    network at the chosen size, for a later stage's teacher.
+    """
+
+    kind: Literal["assistant"] = "assistant"
+    builds = "stillhouse.methods.assistant:Assistant"
+    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    """The candidates: shares of the hidden units that are kept."""
+    terms: Annotated[list[Term], Field(min_length=1)]
+    """Of every candidate's logits, against the teacher's and the labels."""
+    memory: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    """Decay of the average over steps by which candidates are judged."""

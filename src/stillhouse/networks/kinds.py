@@ -44,6 +44,18 @@ class MLP(NetworkKind):
     """Share of hidden units dropped in training."""
 
 
+class Slimmable(NetworkKind):
+    """A multilayer perceptron that can be run with the first units of each hidden layer alX weights).
+
+    Yu et al. 2019 (slimmable networks, arXiv:1812.08928), with one share at a time.
+    """
+
+    kind: Literal["slimmable"] = "slimmable"
+    builds = "stillhouse.networks.slimmable:Slimmable"
+    hidden: Annotated[list[Width], Field(min_length=1)]
+    """Width of each hidden layer at full size."""
+
+
 class ResNet(NetworkKind):
     """The CIFAR residual network of He et al. 2015 (arXiv:1512.03385), with option-A shortcuts.
 
