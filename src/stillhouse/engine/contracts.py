@@ -150,11 +150,11 @@ class Facts:
     """What networks and methods may need to know about the data."""
 
     task: str
-    """"classification", "language", "masked-language" or "generation"."""
+    """"classification", "regression", "language", "masked-language" or "generation"."""
     shape: tuple[int, ...] = ()
-    """Of one input: (channels, height, width), or (tokens,)."""
+    """Of one input: (channels, height, width), (tokens,), or (columns,) of a table."""
     classes: int = 0
-    """Number of classes, or size of the vocabulary."""
+    """Number of classes, of numbers to be predicted, or size of the vocabulary."""
     names: tuple[str, ...] = ()
     """Class names, where known."""
     tokenizer: Any = None

@@ -76,3 +76,21 @@ class Assistant(MethodKind):
     """Of every candidate's logits, against the teacher's and the labels."""
     memory: Annotated[float, Field(ge=0, lt=1)] = 0.98
     """Decay of the average over steps by which candidates are judged."""
+
+
+class Gaussian(MethodKind):
+    """A Gaussian process fitted in closed form: to labels, or to what a teacher says (Borup & Andersen 2023).
+
+    arXiv:2304.02641. It is exact in one step: `train: {steps: 1, batch_size: <all rows>, schedule: constant,
+    optimizer: {kind: sgd, lr: 1, momentum: 0}}`.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    builds = "stillhouse.methods.gaussian:Gaussian"
+    targets: Literal["labels", "teacher"] = "labels"
+    """What is fitted. `teacher`, its mean: data-centric self-distillation."""
+    prior: Literal["own", "teacher"] = "own"
+    """What is known before: the kernel alone, or the teacher's posterior: distribution-centric self-distillation."""
+
+    def without_teacher(self) -> Gaussian:
+        return Gaussian()

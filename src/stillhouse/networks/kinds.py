@@ -56,6 +56,22 @@ class Slimmable(NetworkKind):
     """Width of each hidden layer at full size."""
 
 
+class GaussianProcess(NetworkKind):
+    """A Gaussian process with a squared-exponential kernel, for tables; method `gaussian` fits it in closed form."""
+
+    kind: Literal["gp"] = "gp"
+    builds = "stillhouse.networks.gp:GaussianProcess"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "gaussian"}
+    points: Annotated[int, Field(gt=0)]
+    """Room for so many: the training rows, once for each time that it is fitted on top of what it knew."""
+    lengthscale: Positive = 1.0
+    """Of the standardised features."""
+    amplitude: Positive = 1.0
+    """Standard deviation of the function before anything was seen."""
+    noise: Positive = 0.1
+    """Variance of a target around the function, which fitting assumes."""
+
+
 class ResNet(NetworkKind):
     """The CIFAR residual network of He et al. 2015 (arXiv:1512.03385), with option-A shortcuts.
 

@@ -99,6 +99,8 @@ def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -
         _measurable(recipe, builder, report)
         stages = planned(recipe)
         _same_budget(stages, report)
+        if data.facts.task == "regression":
+            _numbers_not_classes(stages, report)
         if _sizes_fit(recipe, stages, builder, process, report):
             for stage in stages:
                 _rehearse(stage, builder, process, report)
@@ -119,6 +121,15 @@ def _measurable(recipe: Recipe, builder: Builder, report: Report) -> None:
             )
         if metric.needs_teacher and not runnable:
             report.add("error", f"evaluate: {metric.word}", "it needs a teacher that can be run, and there is none")
+
+
+def _numbers_not_classes(stages: list[Planned], report: Report) -> None:
+    """Numbers to be predicted have no cross-entropy: over one output it is zero, and nothing would be learnt."""
+    for stage in stages:
+        words = [term.get("by") for term in stage.method.model_dump().get("terms", [])]
+        if "cross_entropy" in words:
+            told = "the data's labels are numbers, and `cross_entropy` is of classes: say {signal: labels, by: mse}"
+            report.add("error", f"{stage.name}: terms", told)
 
 
 def _same_budget(stages: list[Planned], report: Report) -> None:

@@ -28,7 +28,7 @@ from stillhouse.store.shards import Store
 from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.views.kinds import Encoder, Image, Tokens
+from stillhouse.views.kinds import Encoder, Image, Row, Tokens
 from stillhouse.views.model import Model
 
 EXAMPLE = 4
@@ -314,11 +314,13 @@ class Builder:
         return teacher()
 
 
-def _plain_view(facts: Facts) -> Image | Tokens | Encoder:
+def _plain_view(facts: Facts) -> Image | Row | Tokens | Encoder:
     """The view of a model for a task that names none."""
     if facts.task == "language":
         return Tokens()
-    return Image() if facts.tokenizer is None else Encoder()
+    if facts.tokenizer is not None:
+        return Encoder()
+    return Row() if len(facts.shape) == 1 else Image()
 
 
 def _split(source: Source) -> str:

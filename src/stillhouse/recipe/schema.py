@@ -15,6 +15,7 @@ from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
+from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
@@ -26,7 +27,10 @@ from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  import
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
 from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.expect import check_names, parse
-from stillhouse.sources import altered_kinds  # noqa: F401  importing registers
+from stillhouse.sources import (
+    altered_kinds,  # noqa: F401  importing registers
+    table_kinds,  # noqa: F401  importing registers
+)
 from stillhouse.sources import encoder_kinds as _texts  # noqa: F401  importing registers
 from stillhouse.sources.kinds import DataKind
 from stillhouse.views.kinds import ViewKind

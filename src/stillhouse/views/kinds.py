@@ -33,6 +33,13 @@ class Image(ViewKind):
         return self.model_copy(update={"field": "image"})
 
 
+class Row(ViewKind):
+    """A table's row: its `features` as they are."""
+
+    kind: Literal["row"] = "row"
+    builds = "stillhouse.views.row:RowView"
+
+
 class Tokens(ViewKind):
     """Token ids; logits are read one position ahead of the token they predict."""
 
