@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -21,6 +23,9 @@ from stillhouse.networks.kinds import ConvNet
 from stillhouse.networks.kinds import ViT as ViTKind
 from stillhouse.objectives.feature_kinds import SmoothL1
 from stillhouse.objectives.logit_kinds import L1
+from stillhouse.recipe.execute import distill
+from stillhouse.recipe.plan import planned
+from stillhouse.recipe.schema import Recipe
 from stillhouse.teachers.frozen import Frozen
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
@@ -134,3 +139,20 @@ def test_misfits_are_told() -> None:
         MaskedAutoencoder(Kind(terms=[L1(signal="features.blocks.0")]), roles())
     with pytest.raises(StillhouseError, match="nothing to learn"):
         MaskedAutoencoder(Kind(pixels=False), roles())
+
+
+def test_a_teacher_that_a_later_stage_makes_is_absent_before(tmp_path: Path) -> None:
+    """The stage that makes it inherits none, the ones after it do."""
+    stage = {"network": {"kind": "vit", "width": 8, "depth": 1, "heads": 1}, "weights": {"kind": "stage", "stage": "b"}}
+    words = {
+        "name": "later",
+        "data": "digits",
+        "stages": [{"name": "a"}, {"name": "b"}, {"name": "c"}],
+        "teacher": stage,
+        "student": {"network": stage["network"]},
+        "method": {"kind": "match", "terms": [{"signal": "labels", "by": "cross_entropy"}]},
+        "train": {"steps": 1, "batch_size": 8},
+    }
+    found = {stage.name: stage.teacher is not None for stage in planned(Recipe.model_validate(words))}
+    assert found == {"a": False, "b": False, "c": True, "student": True, "control": True}
+    distill(Recipe.model_validate(words), out=tmp_path / "run", device="cpu", progress=False)

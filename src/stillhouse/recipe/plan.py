@@ -56,13 +56,16 @@ class Planned:
 def planned(recipe: Recipe) -> list[Planned]:
     """The stages of a recipe, in order: what models are trained first, the recipe's own, the arms."""
     stages = [*_pretraining(recipe.teacher, "teacher", recipe), *_pretraining(recipe.student, "student", recipe)]
+    done: set[str] = set()
     for spec in recipe.stages:
-        stages += _own(spec.name, spec, recipe, spec.method or recipe.method)
-    stages += _own("student", StageSpec(name="student"), recipe, recipe.method)
+        teacher = recipe.teacher if _stages_behind(recipe.teacher) <= done else None
+        stages += _own(spec.name, spec, recipe, spec.method or recipe.method, teacher)
+        done.add(spec.name)
+    stages += _own("student", StageSpec(name="student"), recipe, recipe.method, recipe.teacher)
     for name, arm in trained_arms(recipe).items():
         method = arm.method or (recipe.method.without_teacher() if name == "control" else recipe.method)
         assert method is not None, "the schema checks that a control arm has a method"
-        stages += _own(name, arm, recipe, method)
+        stages += _own(name, arm, recipe, method, recipe.teacher)
     names = [stage.name for stage in stages]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -71,8 +74,18 @@ def planned(recipe: Recipe) -> list[Planned]:
     return stages
 
 
-def _own(name: str, spec: StageSpec | ArmSpec, recipe: Recipe, method: MethodKind) -> Iterator[Planned]:
-    """One of the recipe's stages or arms, and before it what its own models need."""
+def _stages_behind(teacher: TeacherSpec | None) -> set[str]:
+    """The stages whose weights a teacher has: it is absent until they are done."""
+    if teacher is None:
+        return set()
+    own = {teacher.weights.stage} if isinstance(teacher.weights, FromStage) else set()
+    return own.union(*(_stages_behind(member) for member in teacher.members.values()))
+
+
+def _own(
+    name: str, spec: StageSpec | ArmSpec, recipe: Recipe, method: MethodKind, teacher: TeacherSpec | None
+) -> Iterator[Planned]:
+    """One of the recipe's stages or arms, with this teacher unless it has its own; before it what its models need."""
     yield from _pretraining(spec.student, name, recipe)
     yield from _pretraining(spec.teacher, f"{name}-teacher", recipe)
     yield Planned(
@@ -80,7 +93,7 @@ def _own(name: str, spec: StageSpec | ArmSpec, recipe: Recipe, method: MethodKin
         method,
         spec.train or recipe.train,
         spec.student or recipe.student,
-        spec.teacher or recipe.teacher,
+        spec.teacher or teacher,
         "student" if spec.student is None else name,
         spec.data or recipe.data,
         recipe,

@@ -94,7 +94,7 @@ class ArmSpec(Strict):
 
 
 class StageSpec(Strict):
-    """One stage of several; what is left out is the recipe's."""
+    """One stage of several; what is left out is the recipe's, but for a teacher whose weights a later stage makes."""
 
     name: Name
     teacher: TeacherSpec | None = None
