@@ -12,8 +12,10 @@ from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.classification import group_accuracy, patch_shuffle, shuffled_patches
 from stillhouse.evaluation.findings import Arm, Context
-from stillhouse.evaluation.kinds import KNN, GroupAccuracy, LinearProbe, PatchShuffle
-from stillhouse.evaluation.representation import features, knn, linear_probe
+from stillhouse.evaluation.kinds import KNN, AttentionDistance, GroupAccuracy, LinearProbe, PatchShuffle
+from stillhouse.evaluation.representation import attention_distance, features, knn, linear_probe
+from stillhouse.networks.kinds import ViT as ViTKind
+from stillhouse.networks.vit import Block, ViT
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
@@ -117,3 +119,29 @@ def test_shuffling_is_the_same_in_every_run_and_changes_answers() -> None:
     assert one.per_example["shuffled_accuracy"] != plain
     with pytest.raises(StillhouseError, match="patches of 3 pixels"):
         patch_shuffle(PatchShuffle(patch=3), ARM, context(train, test))
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_attention_that_is_even_or_on_itself_has_a_known_distance(tokens: bool) -> None:
+    kind = ViTKind(patch=2, width=8, depth=2, heads=2, distillation=tokens)
+    given = context(drawn(5, 0), drawn(9, 1))
+    network = ViT(kind, given.data.facts)  # 2 x 2 patches
+    for block in network.blocks:
+        assert isinstance(block, Block)
+        nn.init.zeros_(block.attention.query.weight)  # no query, no preference
+    arm = Arm("student", Model(network, ImageView(Image())))
+    even = (1 + 1 + math.sqrt(2)) / 4
+    found = attention_distance(AttentionDistance(), arm, given)
+    assert found.metrics["attention_distance"] == pytest.approx(even)
+    block = network.blocks[0]
+    assert isinstance(block, Block)
+    block.attention.softmax = Itself()  # type: ignore[assignment]
+    assert attention_distance(AttentionDistance(block=0), arm, given).metrics["attention_distance"] == 0
+    assert attention_distance(AttentionDistance(), ARM, given).metrics == {}
+
+
+class Itself(nn.Module):
+    """Every token looks at itself."""
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return torch.eye(scores.shape[-1]).expand_as(scores)

@@ -106,6 +106,19 @@ class LinearProbe(Features):
     """The larger, the less the weights are held towards zero."""
 
 
+class AttentionDistance(MetricKind):
+    """How far a vision transformer looks: the distance between patches, averaged by attention.
+
+    Dosovitskiy et al. 2021 (arXiv:2010.11929), figure 7. For the network `vit`.
+    """
+
+    kind: Literal["attention-distance"] = "attention-distance"
+    builds = "stillhouse.evaluation.representation:attention_distance"
+    gives: ClassVar[dict[str, Measure]] = {"attention_distance": Measure("attention distance in patches")}
+    block: Annotated[int, Field(ge=0)] | None = None
+    """Which block is looked at; None: the last."""
+
+
 class Agreement(MetricKind):
     """Share of test examples on which the arm and the teacher name the same class, in all, where the teacher is right
     and where it is wrong, and their KL divergence."""

@@ -12,7 +12,8 @@ from stillhouse.engine.contracts import Source
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import KNN, LinearProbe
+from stillhouse.evaluation.kinds import KNN, AttentionDistance, LinearProbe
+from stillhouse.networks.vit import ViT
 from stillhouse.sources.splits import some_of_each
 
 SEED = 0
@@ -47,6 +48,30 @@ def linear_probe(kind: LinearProbe, arm: Arm, context: Context) -> Findings:
     seen, labels = _labelled(arm, context, kind.signal, kind.examples)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=kind.inverse_penalty, max_iter=2000))
     return _scored("probe_accuracy", probe.fit(seen.numpy(), labels.numpy()), arm, context, kind.signal)
+
+
+def attention_distance(kind: AttentionDistance, arm: Arm, context: Context) -> Findings:
+    """sum_j A_ij |i - j| over patches, A made to sum to one over them; the mean over patches i, heads and examples.
+
+    Distances are Euclidean, between the patches' places in their grid. Nothing for an arm of another network.
+    """
+    network = arm.model.network
+    if not isinstance(network, ViT):
+        return Findings()
+    block = len(network.blocks) - 1 if kind.block is None else kind.block
+    signal = f"features.blocks.{block}.attention.softmax"
+    rows, columns = torch.meshgrid(*(torch.arange(size) for size in network.grid), indexing="ij")
+    places = torch.stack([rows.flatten(), columns.flatten()], 1).double()
+    apart = torch.cdist(places, places)  # [N, N]
+    values = []
+    with measuring(arm.model):
+        for batch in batches(context.source, context.batch_size, context.device):
+            maps = arm.model.signals(batch, [signal])[signal][..., network.prefix :, network.prefix :].double().cpu()
+            values.append((maps / maps.sum(-1, keepdim=True) * apart).sum(-1).mean((1, 2)))
+    found = torch.cat(values)
+    return Findings(
+        metrics={"attention_distance": found.mean().item()}, per_example={"attention_distance": found.tolist()}
+    )
 
 
 def features(arm: Arm, context: Context, signal: str, source: Source) -> tuple[Tensor, Tensor]:
