@@ -1,4 +1,4 @@
-"""The methods that hide patches of images, or teach a network by an average of itself. Imports no torch."""
+"""The methods that hide patches of images. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stillhouse.engine.settings import Positive
-from stillhouse.kinds import Strict
 from stillhouse.methods.kinds import MethodKind, Term
 
 Open = Annotated[float, Field(gt=0, lt=1)]
@@ -39,31 +37,3 @@ class MaskedAutoencoder(MethodKind):
 
     def without_teacher(self) -> MaskedAutoencoder:
         return self.model_copy(update={"terms": [], "pixels": True})
-
-
-class Hiding(Strict):
-    """Which patches of an image are hidden from the student."""
-
-    by: Literal["attention", "random"] = "attention"
-    """Those the teacher looks at most, or any."""
-    share: Open = 0.4
-    """Of the patches of an image."""
-    chance: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """That an image is changed at all."""
-
-
-class SelfDistillation(MethodKind):
-    """A network learns without labels from an average of itself: DINO, Caron et al. 2021 (arXiv:2104.14294)."""
-
-    kind: Literal["self-distillation"] = "self-distillation"
-    builds = "stillhouse.methods.self_distillation:SelfDistillation"
-    momentum: Open = 0.99
-    """Of the average of the weights, the teacher; the paper goes from 0.996 to 1."""
-    student_temperature: Positive = 0.1
-    teacher_temperature: Positive = 0.04
-    centre_momentum: Open = 0.9
-    hide: Hiding | None = None
-    """Patches hidden from the student, whose targets it has to find: iBOT (arXiv:2111.07832), AttMask
-    (arXiv:2203.12719)."""
-    profile: bool = False
-    """A second token learns the mean of the patches' targets: UDI (arXiv:2407.17671)."""

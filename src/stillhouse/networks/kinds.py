@@ -113,8 +113,6 @@ class ViT(NetworkKind):
     """Width of the perceptrons between, as a multiple of `width`."""
     distillation: bool = False
     """A second token with a head of its own (Touvron et al. 2021, DeiT, arXiv:2012.12877)."""
-    prototypes: Width | None = None
-    """Prototypes that every token is scored against, signal `prototypes`, for self-distillation."""
 
     @model_validator(mode="after")
     def _whole_heads(self) -> ViT:

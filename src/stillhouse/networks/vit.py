@@ -9,7 +9,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
@@ -23,7 +22,7 @@ class ViT(nn.Module):
     with the distillation token behind it; N patches row by row), `embedding` [B, D], the class token among them,
     `patches` [B, N, D], the rest of them, the same as a `map` [B, D, H / patch, W / patch] where all are seen, and
     `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
-    then the class head's, in evaluation the mean of both heads'. With prototypes also `prototypes` [B, P + N, K].
+    then the class head's, in evaluation the mean of both heads'.
 
     Taps: `blocks.<i>` [B, P + N, D]; `blocks.<i>.attention.query`, `.key`, `.value`, the same shape;
     `blocks.<i>.attention.softmax`, the attention maps [B, heads, P + N, P + N].
@@ -49,7 +48,6 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(kind.width)
         self.head = nn.Linear(kind.width, facts.classes)
         self.distillation_head = nn.Linear(kind.width, facts.classes) if kind.distillation else None
-        self.projection = Prototypes(kind.width, kind.prototypes) if kind.prototypes else None
         self.apply(_begin)
         for table in (self.prefix_tokens, self.positions):
             nn.init.normal_(table, std=kind.width**-0.5)
@@ -83,28 +81,11 @@ class ViT(nn.Module):
         found = {"tokens": tokens, "embedding": tokens[:, 0], "patches": patches, "logits": logits}
         if visible is None:
             found["map"] = patches.mT.unflatten(-1, self.grid)
-        if self.projection is not None:
-            found["prototypes"] = self.projection(tokens)
         if self.distillation_head is not None:
             found["distillation_logits"] = self.distillation_head(tokens[:, 1])
             if not self.training:
                 found["logits"] = (logits + found["distillation_logits"]) / 2
         return found
-
-
-class Prototypes(nn.Module):
-    """Cosines of every token with K learned vectors, after a perceptron: [B, T, D] to [B, T, K] in [-1, 1].
-
-    The head of DINO, Caron et al. 2021 (arXiv:2104.14294), with two layers where the authors have three.
-    """
-
-    def __init__(self, width: int, count: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.vectors = nn.Parameter(torch.randn(count, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(functional.normalize(self.mlp(x), dim=-1), functional.normalize(self.vectors, dim=-1))
 
 
 class Block(nn.Module):
