@@ -121,6 +121,23 @@ class ViT(NetworkKind):
         return self
 
 
+class Trees(NetworkKind):
+    """Gradient-boosted trees or a random forest, fitted by scikit-learn: `weights: fitted`. A teacher, no student."""
+
+    kind: Literal["trees"] = "trees"
+    builds = "stillhouse.networks.trees:Trees"
+    style: Literal["boosted", "forest"] = "boosted"
+    trees: Annotated[int, Field(gt=0, le=10_000)] = 100
+    """Of a forest, or rounds of boosting with a tree for each class."""
+    depth: Annotated[int, Field(gt=0, le=14)] = 3
+    learning_rate: Positive = 0.1
+    """Of boosting."""
+    subsample: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the examples that a round of boosting sees."""
+    least: Annotated[float, Field(gt=0, lt=0.1)] = 1e-4
+    """Least probability a forest gives a class, so that its logarithm is finite."""
+
+
 class Llama(NetworkKind):
     """A small `LlamaForCausalLM` (Touvron et al. 2023, arXiv:2302.13971) over the vocabulary of the data."""
 
@@ -236,6 +253,15 @@ class Trained(WeightsKind, Train):
     """The weights that stage starts from."""
     data: Annotated[DataKind, AnyKind("data")] | None = None
     """What that stage trains on; None: the recipe's own data."""
+
+
+class Fitted(WeightsKind):
+    """Fitted by scikit-learn, at once and without a stage: for a `trees` network, or an `mlp` without hidden layers,
+    which logistic regression gives its weights."""
+
+    kind: Literal["fitted"] = "fitted"
+    data: Annotated[DataKind, AnyKind("data")] | None = None
+    """What it is fitted to, the training split as it is; None: the recipe's own data."""
 
 
 class FromStage(WeightsKind):

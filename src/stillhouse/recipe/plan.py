@@ -20,7 +20,7 @@ from stillhouse.kinds import lookup
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.methods.roles import Roles
 from stillhouse.networks.encoder_kinds import LayersOf
-from stillhouse.networks.kinds import File, FromStage, FromTeacher, NetworkKind, Random, Trained, WeightsKind
+from stillhouse.networks.kinds import File, Fitted, FromStage, FromTeacher, NetworkKind, Random, Trained, WeightsKind
 from stillhouse.networks.weights import layers_of, load_weights
 from stillhouse.recipe.schema import ArmSpec, ModelSpec, Recipe, StageSpec, TeacherSpec
 from stillhouse.sources.kinds import DataKind
@@ -278,14 +278,18 @@ class Builder:
         return isinstance(spec.weights, File) or hasattr(network_of(spec, self.recipe), "path")
 
     def _data(self, stage: Planned) -> Data:
-        """What a stage trains on. Raises where it is not the recipe's and may hold the recipe's test split."""
-        if stage.data == self.recipe.data:
+        """What a stage trains on."""
+        return self._built(stage.data, f"stage {stage.name!r} trains")
+
+    def _built(self, kind: DataKind, whose: str) -> Data:
+        """That data. Raises where it is not the recipe's and may hold the recipe's test split."""
+        if kind == self.recipe.data:
             return self.data
-        data: Data = stage.data.build()
-        same_set = type(stage.data.origin) is type(self.recipe.data.origin)
+        data: Data = kind.build()
+        same_set = type(kind.origin) is type(self.recipe.data.origin)
         if same_set and _split(data.test) != _split(self.data.test):
             raise StillhouseError(
-                f"stage {stage.name!r} trains on other data than the recipe's, split otherwise: its training split "
+                f"{whose} on other data than the recipe's, split otherwise: its training split "
                 "may hold what the report tests on. Give both the same splits"
             )
         return data
@@ -298,7 +302,22 @@ class Builder:
             if isinstance(spec.weights, LayersOf):
                 state = layers_of(spec.weights, state, network.state_dict())
             _load(network, state, role)
-        return self._viewed(spec, network, facts)
+        model = self._viewed(spec, network, facts)
+        if isinstance(spec.weights, Fitted) and not self.rehearsal:
+            self._fit(model, spec.weights, role)
+        return model
+
+    def _fit(self, model: Model, weights: Fitted, role: str) -> None:
+        """Have a network fit itself to its whole training split, as it is."""
+        if not hasattr(model.network, "fit"):
+            raise StillhouseError(
+                f"weights of {role!r} are to be fitted, and {type(model.network).__name__} is trained by steps: "
+                "`weights: fitted` is for network: trees, or an mlp without hidden layers"
+            )
+        source = self._built(weights.data or self.recipe.data, f"{role!r} is fitted").train
+        batch = source.fetch(torch.arange(len(source)), None)
+        seed = derive(self.recipe.seed, role, "weights") % 2**32  # as scikit-learn takes seeds
+        model.network.fit(model.view.inputs(batch)[""], batch["labels"], seed)
 
     def _network(self, spec: ModelSpec, role: str, facts: Facts) -> nn.Module:
         with seeded(derive(self.recipe.seed, role, "weights")):
@@ -310,7 +329,7 @@ class Builder:
     def _state(self, weights: WeightsKind, role: str, teacher: Callable[[], State] | None) -> State | None:
         if isinstance(weights, LayersOf):
             return self._state(weights.of, role, teacher)
-        if isinstance(weights, Random) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
+        if isinstance(weights, Random | Fitted) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
             return None
         if isinstance(weights, File):
             return load_weights(weights, _path_key(weights, self.recipe))
