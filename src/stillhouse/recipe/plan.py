@@ -309,7 +309,8 @@ class Builder:
 
     def _fit(self, model: Model, weights: Fitted, role: str) -> None:
         """Have a network fit itself to its whole training split, as it is."""
-        if not hasattr(model.network, "fit"):
+        fit: Any = getattr(model.network, "fit", None)
+        if fit is None:
             raise StillhouseError(
                 f"weights of {role!r} are to be fitted, and {type(model.network).__name__} is trained by steps: "
                 "`weights: fitted` is for network: trees, or an mlp without hidden layers"
@@ -317,7 +318,7 @@ class Builder:
         source = self._built(weights.data or self.recipe.data, f"{role!r} is fitted").train
         batch = source.fetch(torch.arange(len(source)), None)
         seed = derive(self.recipe.seed, role, "weights") % 2**32  # as scikit-learn takes seeds
-        model.network.fit(model.view.inputs(batch)[""], batch["labels"], seed)
+        fit(model.view.inputs(batch)[""], batch["labels"], seed)
 
     def _network(self, spec: ModelSpec, role: str, facts: Facts) -> nn.Module:
         with seeded(derive(self.recipe.seed, role, "weights")):
