@@ -230,12 +230,22 @@ class TestPages:
         put(shelf, "three")
         measured("one").write(shelf / "evidence")
         measured("two", holds=False).write(shelf / "evidence")
-        rows = {line.split("`")[1]: line for line in page.recipe_table().splitlines() if line.startswith("| `")}
-        assert "**proved** 2026-01-31" in rows["one"]
+        rows = {line.split("`")[1]: line for line in page.recipe_table().splitlines() if line.startswith("| [`")}
+        assert "**proved**" in rows["one"]
         assert "0.9 > 0.8" in rows["one"]
-        assert "**fell short** 2026-01-31" in rows["two"]
+        assert "**fell short**" in rows["two"]
         assert "three" not in rows
         assert "`three` (not proved yet)" in page.recipe_table()
+
+    def test_the_evidence_page_holds_every_expectation(self, shelf: Path):
+        put(shelf, "one")
+        put(shelf, "two")
+        measured("one").write(shelf / "evidence")
+        measured("two", holds=False).write(shelf / "evidence")
+        one, two = page.measured().split("### one\n")[1].split("### two\n")
+        assert "0.9 > 0.8" in one
+        assert "**proved**, 2026-01-31" in one
+        assert "(**fell short**)" in two
 
     def test_table_says_how_far_the_recipes_reach_into_the_catalogue(self, shelf: Path):
         put(shelf, "one")

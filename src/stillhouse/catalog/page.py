@@ -1,6 +1,6 @@
-"""The pages written from the catalogue and the evidence: docs/catalogue.md and the README's table.
+"""The pages written from the catalogue and the evidence: docs/catalogue.md, docs/evidence.md, the README's table.
 
-python -m stillhouse.catalog.page            # rewrites both
+python -m stillhouse.catalog.page            # rewrites them
 python -m stillhouse.catalog.page --check    # exit code 1 where one of them is out of date
 """
 
@@ -11,8 +11,9 @@ from collections import Counter
 from pathlib import Path
 
 from stillhouse.catalog import papers, shipped
-from stillhouse.catalog.evidence import Finding
+from stillhouse.catalog.evidence import Evidence, Finding
 from stillhouse.catalog.papers import Paper
+from stillhouse.catalog.shipped import Shipped
 from stillhouse.catalog.state import WORDS, State, paper_states, recipe_state
 from stillhouse.engine.folder import write_text
 from stillhouse.errors import StillhouseError
@@ -26,7 +27,11 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
 
     Raises: StillhouseError where the README lacks the markers.
     """
-    return {root / "docs" / "catalogue.md": catalogue(), root / "README.md": with_table(root / "README.md")}
+    return {
+        root / "docs" / "catalogue.md": catalogue(),
+        root / "docs" / "evidence.md": measured(),
+        root / "README.md": with_table(root / "README.md"),
+    }
 
 
 def with_table(path: Path) -> str:
@@ -40,22 +45,56 @@ def with_table(path: Path) -> str:
 
 
 def recipe_table() -> str:
-    """The shipped recipes that were proved, or whose proof fell short, with what was measured."""
-    lines = ["| recipe | what it does | measured (mean over seeds) | state |", "|---|---|---|---|"]
-    waiting = []
-    for recipe in shipped.recipes().values():
-        state = recipe_state(recipe)
-        if state.evidence is None or state.word == "recipe":
-            waiting.append(f"`{recipe.name}` ({state.note})")
-            continue
-        measured = "<br>".join(_measured(finding) for finding in state.evidence.expectations)
-        told = f"**{state.word}** {state.evidence.date}, version {state.evidence.version}, {_effort(state)}"
-        lines.append(f"| `{recipe.name}` | {_cell(recipe.about)} | {measured} | {told} |")
+    """The shipped recipes that were proved, or whose proof fell short, with one comparison each.
+
+    It is the first that its proof expects, or the first that did not hold.
+    """
+    lines = ["| recipe | measured (mean over seeds) | state |", "|---|---|---|"]
+    for recipe, state, found in _judged():
+        missed = [finding for finding in found.expectations if not finding.holds]
+        shown = _measured((missed or found.expectations)[0])
+        lines.append(f"| [`{recipe.name}`](docs/evidence.md#{recipe.name}) | {shown} | **{state.word}** |")
+    waiting = [
+        f"`{recipe.name}` ({state.note})"
+        for recipe in shipped.recipes().values()
+        if (state := recipe_state(recipe)).evidence is None or state.word == "recipe"
+    ]
     if waiting:
         lines += ["", f"Shipped without evidence that fits: {', '.join(waiting)}."]
     lines += ["", *_beside_the_catalogue(), ""]
     lines += ["`stillhouse prove NAME` runs a row again. Written by `python -m stillhouse.catalog.page`."]
     return "\n".join(lines) + "\n"
+
+
+def measured() -> str:
+    """docs/evidence.md: every recipe with evidence, what it expects and what was measured."""
+    lines = [
+        "# The evidence",
+        "",
+        "<!-- Written by `python -m stillhouse.catalog.page`; do not edit. -->",
+        "",
+        "What `stillhouse prove` measured, by recipe: each comparison that a recipe expects, with the means over its",
+        "seeds. `by 2 se` asks for a margin of two standard errors of the differences between seeds. A proof that fell",
+        "short stays here as it is. The files in `evidence/` hold every arm's numbers for every seed.",
+    ]
+    family = ""
+    for recipe, state, found in _judged():
+        if recipe.family != family:
+            family = recipe.family
+            lines += ["", f"## {family}"]
+        shows = ", ".join(f"`{key}`" for key in recipe.papers) or "none of the catalogue"
+        lines += ["", f"### {recipe.name}", "", recipe.about.strip(), ""]
+        lines += [f"- {_measured(finding)}" for finding in found.expectations]
+        told = f"**{state.word}**, {found.date}, version {found.version}, {_effort(found)}"
+        lines += ["", f"{told}. Papers: {shows}."]
+    return "\n".join(lines) + "\n"
+
+
+def _judged() -> list[tuple[Shipped, State, Evidence]]:
+    """The recipes that have evidence which fits them, by family and name."""
+    found = [(recipe, recipe_state(recipe)) for recipe in shipped.recipes().values()]
+    judged = [(recipe, state, state.evidence) for recipe, state in found if state.evidence and state.word != "recipe"]
+    return sorted(judged, key=lambda one: (one[0].family, one[0].name))
 
 
 def _beside_the_catalogue() -> list[str]:
@@ -124,10 +163,8 @@ def _measured(finding: Finding) -> str:
     return text if finding.holds else f"{text} (**fell short**)"
 
 
-def _effort(state: State) -> str:
-    assert state.evidence is not None, "only evidence has an effort"
-    seeds = ", ".join(map(str, state.evidence.seeds))
-    return f"seeds {seeds}, {state.evidence.seconds / 60:.1f} min"
+def _effort(found: Evidence) -> str:
+    return f"seeds {', '.join(map(str, found.seeds))}, {found.seconds / 60:.1f} min"
 
 
 def _cell(text: str) -> str:
