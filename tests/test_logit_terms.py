@@ -626,6 +626,26 @@ def test_conditional_information() -> None:
     torch.testing.assert_close(losses.conditional_information(alike, labels), torch.zeros(8).double())
 
 
+def test_what_an_ensemble_lacks() -> None:
+    """KL to the mean of probabilities, in float64; alone it is the plain KL; zero where the student fills the gap."""
+    student, teacher, first, second = (logits(5, 4, seed=seed) for seed in (61, 62, 63, 64))
+    student.requires_grad_()
+    found = losses.ensemble_kl(student, [teacher, first, second], temperature=2.0)
+    p, *q = ((one / 2).softmax(-1) for one in (teacher, student, first, second))
+    expected = 4 * (p * (p / torch.stack(q).mean(0)).log()).sum(-1)
+    torch.testing.assert_close(found, expected)
+    for gradients_of in (found, expected):
+        (gradient,) = torch.autograd.grad(gradients_of.sum(), student, retain_graph=True)
+        student.grad = gradient if student.grad is None else student.grad - gradient
+    torch.testing.assert_close(student.grad, torch.zeros(5, 4).double())
+    alone = losses.ensemble_kl(student, [teacher])
+    torch.testing.assert_close(alone, forward_kl(student, teacher))
+    known = torch.tensor([[0.5, 0.3, 0.2]]).double()
+    wanted = torch.tensor([[0.4, 0.2, 0.4]]).double()
+    filled = losses.ensemble_kl((2 * wanted - known).log(), [wanted.log(), known.log()])
+    torch.testing.assert_close(filled, torch.zeros(1).double())
+
+
 def test_permuted_dark_knowledge() -> None:
     """The most likely class keeps its probability, the others the same set of them, each index in an order of its
     own; a student that answers so is at zero, and the gradient is that of the KL to this target."""
@@ -675,6 +695,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "target_enhanced": {"gamma": 1.5, "published": "code"},
     "skew_kl": {"alpha": 0.2},
     "skew_reverse_kl": {"alpha": 0.2},
+    "ensemble_kl": {"teacher_signal": ["logits", "logits"]},
     "alpha_beta": {"alpha": 0.5, "beta": 0.5},
     "total_variation": {},
     "conditional_information": {"weight": -0.5},

@@ -56,6 +56,21 @@ class PermutedKL(TermKind):
     """Multiply by T^2."""
 
 
+class EnsembleKL(TermKind):
+    """KL from the teacher to the mean of the student's probabilities and those of earlier students.
+
+    `teacher_signal` names the teacher's logits and then theirs: [teacher.logits, first.logits, second.logits].
+    """
+
+    by: Literal["ensemble_kl"] = "ensemble_kl"
+    builds = "stillhouse.objectives.logits:ensemble_kl"
+    same_shape: ClassVar[bool] = False
+    teacher_signal: Annotated[list[str], Field(min_length=2)]
+    temperature: Temperature = 1.0
+    squared: bool = True
+    """Multiply by T^2."""
+
+
 class VirtualTeacherKL(TermKind):
     """Label smoothing as a teacher made by hand, Yuan et al. 2020 (Tf-KD_reg, arXiv:1909.11723)."""
 

@@ -7,6 +7,8 @@ values come unreduced in at least fp32, and gradients flow to the student alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -52,6 +54,21 @@ def hard_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """
     require_same_shape(student, teacher)
     return cross_entropy(student, teacher.argmax(-1))
+
+
+def ensemble_kl(student: Tensor, others: Sequence[Tensor], *, temperature: float = 1.0, squared: bool = True) -> Tensor:
+    """T^2 KL(P || (Q_1 + ... + Q_(k-1) + Q) / k): the student Q is to add what the earlier ones Q_j lack.
+
+    Stagewise learning of an ensemble whose answer is the mean of its members', as in Dennis et al. 2023 (progressive
+    ensemble distillation, arXiv:2302.10093), whose members' logits are added instead.
+
+    Args: logits [..., V]; others are the teacher's, then those of the earlier students. Returns [...].
+    """
+    teacher, *earlier = others
+    log_q, log_p = log_probabilities(student, teacher, temperature)
+    known = [softened(one.detach(), temperature) for one in earlier]
+    mean = torch.stack([log_q, *known]).logsumexp(0) - math.log(len(known) + 1)
+    return scaled(kl(log_p, mean), temperature, squared)
 
 
 def permuted_kl(
