@@ -88,6 +88,15 @@ def test_the_blocks_read_the_teacher():
     torch.testing.assert_close(losses["logits/kl"].values, kl, atol=1e-5, rtol=1e-4)
 
 
+def test_an_adapter_gives_what_the_block_can_give():
+    """No negative number where the student's block ends in a rectifier."""
+    method, given = stable(), batch()
+    theirs = method.teacher.signals(given, ["features.layer1"])["features.layer1"]
+    read = method.student.parts["layer1"](theirs)
+    assert read.shape == (6, 4, 8, 8)
+    assert read.min() == 0 < read.max()
+
+
 def test_cuts_are_mended_in_order():
     method = stable(whole=0.5)
     found = {}

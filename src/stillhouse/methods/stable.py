@@ -9,8 +9,8 @@ Algorithm: decomposition: the student is cut after the blocks named, and so is t
     features on, and has no loss. When none is left, this is distillation from end to end.
 Roles: student; teacher, frozen.
 Deviations: where the widths differ, a 1 x 1 convolution (or linear map) brings the teacher's features to the
-    student's width; it is trained by the block that reads them, and is gone at export. The moments of mending are
-    evenly spaced.
+    student's width, with a rectifier behind it where the student's block ends in one; it is trained by the block that
+    reads them, and is gone at export. The moments of mending are evenly spaced.
 Limits: at a cut, the two feature maps have one resolution. Terms with parts of their own are refused.
 """
 
@@ -88,7 +88,9 @@ class StableKD(Method):
         for path, other in self.cuts.items():
             ours, target = own[FEATURES + path], theirs[FEATURES + other]
             if ours.shape != target.shape:
-                adapters[_name(path)] = projector("conv" if ours.dim() == 4 else "linear", target, ours)
+                adapter = projector("conv" if ours.dim() == 4 else "linear", target, ours)
+                rectified = bool((ours >= 0).all())
+                adapters[_name(path)] = nn.Sequential(adapter, nn.ReLU()) if rectified else adapter
         return adapters
 
 
