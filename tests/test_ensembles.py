@@ -11,6 +11,7 @@ from torch import nn
 
 from stillhouse.engine.contracts import Batch
 from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.cost import count_flops
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.plan import planned
 from stillhouse.recipe.text import load
@@ -47,6 +48,12 @@ def test_a_members_signals_go_by_its_name() -> None:
     assert torch.equal(found["a.features.1"], members["a"].signals(inputs)["logits"])
     with pytest.raises(StillhouseError, match=r"no 'c\.logits'"):
         Ensemble(members).signals(inputs, ["c.logits"])
+
+
+def test_what_an_ensemble_costs_is_what_its_members_cost() -> None:
+    inputs, one = batch(), member(0)
+    found = [count_flops(lambda m=m: m.signals(inputs, ())) for m in (one, Ensemble({"a": one, "b": member(1)}))]
+    assert found[1] == 2 * found[0] > 0
 
 
 def test_its_identity_tells_shares_and_views_apart() -> None:

@@ -32,8 +32,7 @@ class Gaussian(Method):
         if not isinstance(roles.student.network, GaussianProcess):
             raise StillhouseError("method 'gaussian' fits networks of kind gp: name one under student.network")
         self.kind, self.network, self.teacher = kind, roles.student.network, roles.teacher
-        asked = "teacher" in (kind.targets, kind.prior)
-        if asked and self.teacher is None:
+        if kind.asks_teacher and self.teacher is None:
             raise StillhouseError("'gaussian' is to learn from a teacher, and there is none: add one under 'teacher'")
         if kind.prior == "teacher" and not isinstance(getattr(self.teacher, "network", None), GaussianProcess):
             raise StillhouseError("'prior: teacher' needs a teacher of kind gp, whose posterior is known")

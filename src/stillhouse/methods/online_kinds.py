@@ -28,6 +28,10 @@ class Mutual(MethodKind):
     peer_terms: Annotated[list[Term], Field(min_length=1)] | None = None
     """A peer's own, with the student (and the other peers) in the teacher's place; None: the student's."""
 
+    @property
+    def asks_teacher(self) -> bool:
+        return False
+
     def without_teacher(self) -> Match:
         return Match(terms=self.terms).without_teacher()
 
@@ -91,6 +95,10 @@ class Gaussian(MethodKind):
     """What is fitted. `teacher`, its mean: data-centric self-distillation."""
     prior: Literal["own", "teacher"] = "own"
     """What is known before: the kernel alone, or the teacher's posterior: distribution-centric self-distillation."""
+
+    @property
+    def asks_teacher(self) -> bool:
+        return "teacher" in (self.targets, self.prior)
 
     def without_teacher(self) -> Gaussian:
         return Gaussian()

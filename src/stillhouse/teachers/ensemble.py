@@ -43,10 +43,11 @@ class Ensemble(Frozen):
         return Identity(weights_hash(self.network), f"{views}; shares {self.shares}")
 
     def signals(self, batch: Batch, wants: Iterable[str] = (LOGITS,)) -> Signals:
-        """The wanted signals; each member is asked once.
+        """The wanted signals; each member is asked once. Where none is wanted the logits are given.
 
         Raises StillhouseError for a signal that a member does not yield.
         """
+        wants = tuple(wants) or (LOGITS,)
         asked = {name: [w.removeprefix(f"{name}.") for w in wants if w.startswith(f"{name}.")] for name in self.members}
         if LOGITS in wants:
             asked = {name: [*own, LOGITS] for name, own in asked.items()}
