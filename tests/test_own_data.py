@@ -105,8 +105,8 @@ def test_arrays_are_served_from_both_formats(tmp_path: Path) -> None:
     assert rows(one) == [27, 3, 9]
     assert one.facts.classes == 3
     assert one.train.fingerprint == other.train.fingerprint
-    assert torch.equal(everything(one.test)["image"], given["test_x"])
-    both = torch.cat([everything(one.train)["image"], everything(one.validation)["image"]])
+    assert torch.equal(everything(one.test)["features"], given["test_x"])
+    both = torch.cat([everything(one.train)["features"], everything(one.validation)["features"]])
     assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, given["train_x"].tolist()))
 
 
@@ -116,7 +116,7 @@ def test_arrays_are_served_from_both_formats(tmp_path: Path) -> None:
         ({"test_x": None}, "no array 'test_x'"),
         ({"train_y": torch.arange(29)}, "are needed"),
         ({"train_y": torch.arange(30).float()}, "one class an example"),
-        ({"test_x": torch.zeros(9, 4)}, r"shape \[5\], those of test \[4\]"),
+        ({"test_x": torch.zeros(9, 4)}, r"shape \[5\] and labels \[\], those of test \[4\]"),
         ({"train_x": torch.full((30, 5), float("nan"))}, "not finite"),
     ],
 )
@@ -148,3 +148,58 @@ def test_a_run_on_arrays(tmp_path: Path) -> None:
     )
     run = distill(recipe, out=tmp_path / "run", progress=False)
     assert run.summary["arms"]["student"]["accuracy"] > 0.5
+
+
+def several(count: int = 120) -> dict[str, torch.Tensor]:
+    """Four noisy sums of five numbers; each label says whether one of them is positive."""
+    rng = torch.Generator().manual_seed(1)
+    x, mix = torch.randn(count, 5, generator=rng), torch.randn(5, 4, generator=rng)
+    y = (x @ mix + 0.3 * torch.randn(count, 4, generator=rng) > 0).float()
+    return {"train_x": x[:80], "train_y": y[:80], "test_x": x[80:].clone(), "test_y": y[80:].clone()}
+
+
+SEVERAL = {
+    "name": "several",
+    "teacher": {
+        "network": {"kind": "mlp", "hidden": [32]},
+        "weights": {
+            "kind": "trained",
+            "steps": 120,
+            "optimizer": {"kind": "adamw", "lr": 1e-2},
+            "method": {"kind": "match", "terms": [{"signal": "labels", "by": "binary_cross_entropy"}]},
+        },
+    },
+    "student": {"network": {"kind": "mlp"}},
+    "method": {
+        "kind": "match",
+        "terms": [{"by": "binary_kl"}, {"signal": "labels", "by": "binary_cross_entropy", "weight": 0.5}],
+    },
+    "train": {"steps": 80, "batch_size": 36, "optimizer": {"kind": "adamw", "lr": 2e-2}},
+    "evaluate": ["multi-label", "cost"],
+}
+
+
+def test_examples_with_several_labels_are_distilled(tmp_path: Path) -> None:
+    given = several()
+    save_file(given, tmp_path / "a.safetensors")
+    data = {"kind": "tensors", "path": str(tmp_path / "a.safetensors"), "names": ["a", "b", "c", "d"]}
+    run = distill(Recipe.model_validate(SEVERAL | {"data": data}), out=tmp_path / "run", progress=False)
+    arms = run.summary["arms"]
+    chance = float(given["test_y"].mean())
+    assert min(arms[name]["mean_average_precision"] for name in arms) > chance + 0.15
+    assert 0.7 < arms["student"]["label_agreement"] <= 1
+    assert "label_agreement" not in arms["teacher"]
+    assert run.summary["effect"]["label_agreement"]["difference"] == pytest.approx(
+        arms["student"]["label_agreement"] - arms["control"]["label_agreement"]
+    )
+
+
+def test_one_class_losses_are_refused_on_several_labels(tmp_path: Path) -> None:
+    save_file(several(), tmp_path / "a.safetensors")
+    recipe = SEVERAL | {"data": {"kind": "tensors", "path": str(tmp_path / "a.safetensors")}}
+    recipe["teacher"] = {"network": {"kind": "mlp"}, "weights": {"kind": "trained", "steps": 2}}
+    with pytest.raises(StillhouseError, match=r"teacher: terms: an example has several labels.*weights\.method"):
+        distill(Recipe.model_validate(recipe), out=tmp_path / "run", progress=False)
+    save_file(several() | {"test_y": torch.full((40, 4), 0.5)}, tmp_path / "a.safetensors")
+    with pytest.raises(StillhouseError, match="zeros and ones"):
+        Tensors(path=str(tmp_path / "a.safetensors")).build()

@@ -27,7 +27,9 @@ class MetricKind(Kind):
     family: ClassVar[str] = "metric"
     gives: ClassVar[dict[str, Measure]] = {}
     """The metrics it gives, by their name in summary.json."""
-    task: ClassVar[Literal["classification", "regression", "language", "masked-language", "generation"] | None] = None
+    task: ClassVar[
+        Literal["classification", "multi-label", "regression", "language", "masked-language", "generation"] | None
+    ] = None
     """What an arm has to do to be measured so; None: anything."""
     needs_teacher: ClassVar[bool] = False
     """Whether it measures against a teacher that can be run."""

@@ -83,7 +83,7 @@ def hf_encoder(kind: HFEncoder, facts: Facts) -> PreTrainedModel:
             config.num_labels = facts.classes
         if kind.layers is not None:
             config.num_hidden_layers = _fewer(kind.layers, config.num_hidden_layers)
-        with _quiet():
+        with quiet():
             network = LOADED[kind.head].from_pretrained(
                 where, config=config, use_safetensors=True, dtype="float32", **options
             )
@@ -94,7 +94,7 @@ def hf_encoder(kind: HFEncoder, facts: Facts) -> PreTrainedModel:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the list of a head's parameters that start anew and layers that are left out: both were asked for."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()

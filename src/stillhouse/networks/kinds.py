@@ -253,6 +253,8 @@ class Trained(WeightsKind, Train):
     """The weights that stage starts from."""
     data: Annotated[DataKind, AnyKind("data")] | None = None
     """What that stage trains on; None: the recipe's own data."""
+    method: Annotated[Kind, AnyKind("method")] | None = None
+    """How; None: cross-entropy on the labels, or what else such a network is usually trained by."""
 
 
 class Fitted(WeightsKind):

@@ -99,8 +99,8 @@ def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -
         _measurable(recipe, builder, report)
         stages = planned(recipe)
         _same_budget(stages, report)
-        if data.facts.task == "regression":
-            _numbers_not_classes(stages, report)
+        if data.facts.task in ("regression", "multi-label"):
+            _not_one_class(data.facts.task, stages, report)
         if _sizes_fit(recipe, stages, builder, process, report):
             for stage in stages:
                 _rehearse(stage, builder, process, report)
@@ -123,13 +123,19 @@ def _measurable(recipe: Recipe, builder: Builder, report: Report) -> None:
             report.add("error", f"evaluate: {metric.word}", "it needs a teacher that can be run, and there is none")
 
 
-def _numbers_not_classes(stages: list[Planned], report: Report) -> None:
-    """Numbers to be predicted have no cross-entropy: over one output it is zero, and nothing would be learnt."""
+_INSTEAD = {
+    "regression": "the data's labels are numbers, and `cross_entropy` is of classes: say {signal: labels, by: mse}",
+    "multi-label": "an example has several labels, and `cross_entropy` is of one class: say by: binary_cross_entropy",
+}
+
+
+def _not_one_class(task: str, stages: list[Planned], report: Report) -> None:
+    """Cross-entropy is of one class an example: on numbers it learns nothing, on several labels something else."""
     for stage in stages:
         words = [term.get("by") for term in stage.method.model_dump().get("terms", [])]
         if "cross_entropy" in words:
-            told = "the data's labels are numbers, and `cross_entropy` is of classes: say {signal: labels, by: mse}"
-            report.add("error", f"{stage.name}: terms", told)
+            where = " (weights.method says how a model is trained first)" if stage.name.endswith("teacher") else ""
+            report.add("error", f"{stage.name}: terms", _INSTEAD[task] + where)
 
 
 def _same_budget(stages: list[Planned], report: Report) -> None:

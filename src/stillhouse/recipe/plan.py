@@ -138,7 +138,7 @@ def _pretraining(spec: ModelSpec | None, role: str, recipe: Recipe) -> Iterator[
     if spec is None or not isinstance(spec.weights, Trained):
         return
     network = network_of(spec, recipe)
-    method = lookup("method", network.pretraining["kind"]).model_validate(network.pretraining)
+    method = spec.weights.method or lookup("method", network.pretraining["kind"]).model_validate(network.pretraining)
     assert isinstance(method, MethodKind)
     train = Train(**{field: getattr(spec.weights, field) for field in Train.model_fields})
     view = None if spec.view is None else spec.view.alone()

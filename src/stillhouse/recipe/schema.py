@@ -15,6 +15,7 @@ from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
+from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
@@ -24,6 +25,7 @@ from stillhouse.methods import (
 )
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  importing registers
+from stillhouse.networks import pretrained_kinds as _pretrained  # noqa: F401  importing registers
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
 from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.expect import check_names, parse

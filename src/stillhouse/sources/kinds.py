@@ -94,10 +94,11 @@ class ImageFolder(DataKind):
 
 
 class Tensors(DataKind):
-    """Arrays of one's own in a file: images, or anything a network takes, with one class an example.
+    """Arrays of one's own in a file: images, or anything a network takes, with one class an example or several.
 
-    `<split>_x` [N, ...] float, or uint8 images served as value / 255, and `<split>_y` [N] whole numbers; the splits
-    are `train`, `test` and, where it is there, `validation`.
+    `<split>_x` [N, ...] float, or uint8 images served as value / 255, and `<split>_y` [N] whole numbers, or [N, C]
+    zeros and ones where an example has several labels; the splits are `train`, `test` and, where it is there,
+    `validation`.
     """
 
     kind: Literal["tensors"] = "tensors"
@@ -105,7 +106,8 @@ class Tensors(DataKind):
     path: Annotated[str, Field(min_length=1)]
     """A .safetensors or .npz file; relative to --root."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training examples kept for tuning where the file has no such split, drawn once by class."""
+    """Share of the training examples kept for tuning where the file has no such split, drawn once, by class where
+    there is one."""
     names: list[str] = []
     """Of the classes, for the report."""
 

@@ -22,7 +22,7 @@ DIABETES = "CC BY 4.0 (Efron et al. 2004, as scikit-learn ships it)"
 
 
 class Rows:
-    """A `Source` over rows: `features` [B, D] float32 and `labels`, [B, 1] float32 or [B] class indices."""
+    """A `Source` over rows: `features` [B, D] float32 and `labels`: [B, 1] or [B, C] float32, or [B] classes."""
 
     def __init__(self, features: Tensor, labels: Tensor) -> None:
         self.features, self.labels = features, labels

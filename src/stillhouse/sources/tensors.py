@@ -11,21 +11,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stillhouse.engine.contracts import Data, Facts
+from stillhouse.engine.contracts import Data, Facts, Source
 from stillhouse.engine.paths import resolve_file
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.sources.kinds import Tensors
 from stillhouse.sources.splits import by_class
+from stillhouse.sources.table import Rows
 
 SEED = 0
 
 
 def tensors(kind: Tensors) -> Data:
-    """The splits in the file `kind.path`, served as `image` whatever their shape [N, ...] is.
+    """The splits in the file `kind.path`: `image` where an example has several dimensions, `features` where it has one.
 
     Raises StillhouseError for a file that cannot be read as arrays alone, a split that is missing, arrays of unequal
-    length or shape, values that are not finite, and labels that are not classes.
+    length or shape, values that are not finite, and labels that are neither classes nor zeros and ones.
     """
     path = resolve_file(kind.path, "data.path")
     arrays = _read(path)
@@ -34,19 +35,30 @@ def tensors(kind: Tensors) -> Data:
     if "validation_x" in arrays:
         held_out = _split(arrays, "validation", path)
     else:
-        rows, kept = by_class(y, [kind.validation], seed=SEED)
+        rows, kept = by_class(y if y.dim() == 1 else torch.zeros(len(y)), [kind.validation], seed=SEED)
         held_out, (x, y) = (x[rows], y[rows]), (x[kept], y[kept])
-    for name, (other, _) in {"test": tested, "validation": held_out}.items():
-        if other.shape[1:] != x.shape[1:]:
+    for name, (other, labels) in {"test": tested, "validation": held_out}.items():
+        if other.shape[1:] != x.shape[1:] or labels.shape[1:] != y.shape[1:]:
             raise StillhouseError(
-                f"{path}: training examples have shape {list(x.shape[1:])}, those of {name} {list(other.shape[1:])}"
+                f"{path}: training examples have shape {list(x.shape[1:])} and labels {list(y.shape[1:])}, those of "
+                f"{name} {list(other.shape[1:])} and {list(labels.shape[1:])}"
             )
-    classes = max(len(kind.names), *(int(labels.max()) + 1 for labels in (y, tested[1], held_out[1])))
-    facts = Facts("classification", tuple(x.shape[1:]), classes=classes, names=tuple(kind.names))
+    facts = _facts(kind, x, [y, tested[1], held_out[1]])
     return Data(_source(x, y), _source(*held_out), _source(*tested), facts)
 
 
-def _source(x: Tensor, y: Tensor) -> ImageArray:
+def _facts(kind: Tensors, x: Tensor, labels: list[Tensor]) -> Facts:
+    several = labels[0].dim() == 2
+    found = labels[0].shape[1] if several else max(int(one.max()) + 1 for one in labels)
+    if kind.names and (len(kind.names) < found or (several and len(kind.names) != found)):
+        raise StillhouseError(f"data.names names {len(kind.names)} classes, and the labels have {found}")
+    task = "multi-label" if several else "classification"
+    return Facts(task, tuple(x.shape[1:]), classes=max(found, len(kind.names)), names=tuple(kind.names))
+
+
+def _source(x: Tensor, y: Tensor) -> Source:
+    if x.dim() == 2:
+        return Rows(x.float() / 255 if x.dtype == torch.uint8 else x, y)
     content = hashlib.sha256(x.contiguous().numpy().tobytes() + y.contiguous().numpy().tobytes())
     return ImageArray(x, y, fingerprint=content.hexdigest())
 
@@ -71,12 +83,16 @@ def _split(arrays: dict[str, Tensor], name: str, path: Path) -> tuple[Tensor, Te
     x, y = arrays[f"{name}_x"], arrays[f"{name}_y"]
     if len(x) != len(y) or not len(x) or x.dim() < 2:
         raise StillhouseError(
-            f"{path}: {name}_x has shape {list(x.shape)} and {name}_y {list(y.shape)}; [N, ...] and [N] are needed"
+            f"{path}: {name}_x has shape {list(x.shape)} and {name}_y {list(y.shape)}; [N, ...] and [N] or [N, C] "
+            "are needed"
         )
-    if y.dim() != 1 or y.is_floating_point() or int(y.min()) < 0:
-        raise StillhouseError(f"{path}: {name}_y must hold one class an example, whole numbers from 0")
+    one = y.dim() == 1 and not y.is_floating_point() and int(y.min()) >= 0
+    if not one and not (y.dim() == 2 and torch.isin(y, torch.tensor([0, 1]).to(y.dtype)).all()):
+        raise StillhouseError(
+            f"{path}: {name}_y must hold one class an example, whole numbers from 0 [N], or zeros and ones [N, C]"
+        )
     if x.dtype != torch.uint8:
         x = x.float()
         if not x.isfinite().all():
             raise StillhouseError(f"{path}: {name}_x holds values that are not finite")
-    return x, y.long()
+    return x, y.long() if one else y.float()

@@ -14,6 +14,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.kinds import load_plugin, lookup
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  (registers the networks)
 from stillhouse.networks import kinds as _networks  # noqa: F401  (registers the networks)
+from stillhouse.networks import pretrained_kinds as _pretrained  # noqa: F401  (registers the networks)
 from stillhouse.views import kinds as _views  # noqa: F401  (registers the views)
 from stillhouse.views.model import Model
 

@@ -1,0 +1,53 @@
+"""How good answers with several labels an example are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.answers import batches, measuring
+from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.multi_label_kinds import MultiLabel
+
+
+def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
+    """Scikit-learn's average precision, averaged over the labels that occur, and micro F1 at probability 1/2.
+
+    Beside a teacher, the share of labels on which both answer alike. Raises StillhouseError where no label occurs.
+    """
+    from sklearn.metrics import average_precision_score, f1_score
+
+    del kind
+    logits, labels = _answers(arm, context)
+    there = labels.any(0)
+    if not there.any():
+        raise StillhouseError("no label occurs in the measured split: there is nothing to find")
+    guesses = logits > 0  # probability above 1/2
+    found = Findings(
+        metrics={
+            "mean_average_precision": float(
+                average_precision_score(labels[:, there].numpy(), logits[:, there].numpy(), average="macro")
+            ),
+            "micro_f1": float(f1_score(labels.numpy(), guesses.numpy(), average="micro", zero_division=0)),
+        }
+    )
+    if "teacher" in context.arms and arm.name != "teacher":
+        theirs, _ = _answers(context.arms["teacher"], context)
+        same = (guesses == (theirs > 0)).double().mean(1)  # [N]
+        found.metrics["label_agreement"] = same.mean().item()
+        found.per_example["label_agreement"] = same.tolist()
+    return found
+
+
+def _answers(arm: Arm, context: Context) -> tuple[Tensor, Tensor]:
+    """Logits [N, C] and labels [N, C] of the whole split, on the CPU."""
+    key = ("several labels", arm.name, context.source.fingerprint)
+    if key not in context.memo:
+        asked = []
+        with measuring(arm.model):
+            for batch in batches(context.source, context.batch_size, context.device):
+                asked.append((arm.model.signals(batch)["logits"].float().cpu(), batch["labels"].cpu() > 0.5))
+        logits, labels = (torch.cat(side) for side in zip(*asked, strict=True))
+        context.memo[key] = (logits, labels)
+    return context.memo[key]

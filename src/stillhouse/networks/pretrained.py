@@ -1,0 +1,68 @@
+"""Image and audio classifiers of Hugging Face Transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForAudioClassification,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
+
+from stillhouse.engine.contracts import Facts
+from stillhouse.errors import StillhouseError
+from stillhouse.networks.encoders import quiet
+from stillhouse.networks.hf import advised
+from stillhouse.networks.pretrained_kinds import HFAudio, HFImage, HFKind
+from stillhouse.sources.hub import HUB, located
+
+
+def hf_image(kind: HFImage, facts: Facts) -> PreTrainedModel:
+    """The image classifier in `kind.path`, in fp32. Input [B, C, H, W].
+
+    Raises StillhouseError where the data is no images, or of another size or number of channels than the model
+    says it reads; and as `_loaded`.
+    """
+    if len(facts.shape) != 3:
+        raise StillhouseError(f"network {kind.word!r} reads images [C, H, W], and the data has shape {facts.shape}")
+    network = _loaded(AutoModelForImageClassification, kind, facts)
+    channels, size = (getattr(network.config, name, None) for name in ("num_channels", "image_size"))
+    reads = (size, size) if isinstance(size, int) else None if size is None else tuple(size)
+    if channels not in (None, facts.shape[0]) or reads not in (None, facts.shape[1:]):
+        raise StillhouseError(
+            f"network {kind.path!r} reads images of {channels} channels and size {reads}, and the data gives "
+            f"{facts.shape[0]} and {facts.shape[1:]}: set the data's size (image-folder has one), or take another model"
+        )
+    return network
+
+
+def hf_audio(kind: HFAudio, facts: Facts) -> PreTrainedModel:
+    """The audio classifier in `kind.path`, in fp32. Input [B, samples].
+
+    Raises StillhouseError where the data is no row of samples; and as `_loaded`.
+    """
+    if len(facts.shape) != 1:
+        raise StillhouseError(f"network {kind.word!r} reads sound [samples], and the data has shape {facts.shape}")
+    return _loaded(AutoModelForAudioClassification, kind, facts)
+
+
+def _loaded(auto: Any, kind: HFKind, facts: Facts) -> PreTrainedModel:
+    """The model with its own weights, read from safetensors, and a head of the data's classes.
+
+    Raises StillhouseError where the model is missing, cannot be reached, has no safetensors weights, or wants to run
+    code of its own.
+    """
+    where = located(kind.path, "network.path", "a model")
+    options: dict[str, Any] = {"revision": kind.revision} if kind.revision and kind.path.startswith(HUB) else {}
+    options["trust_remote_code"] = kind.trust_remote_code
+    try:
+        config = AutoConfig.from_pretrained(where, **options)
+        config.num_labels = facts.classes
+        with quiet():
+            return auto.from_pretrained(
+                where, config=config, use_safetensors=True, dtype="float32", ignore_mismatched_sizes=True, **options
+            )
+    except (OSError, ValueError, ImportError) as error:
+        raise StillhouseError(f"network.path: cannot load {kind.path!r}: {advised(error)}") from error
