@@ -88,6 +88,17 @@ def test_classes_that_do_not_occur_are_not_shown_as_wrong():
     assert found.figures[0]["labels"] == ["0", "1", "3"]
 
 
+def test_many_classes_are_drawn_by_rank():
+    classes = classification.MOST_CLASSES + 1
+    labels = torch.arange(3 * classes) % classes
+    wrong = torch.arange(3 * classes) // classes < labels % 4  # none, one, two or all three of a class
+    logits = torch.eye(classes)[(labels + wrong) % classes]
+    (figure,) = classification.accuracy(Accuracy(), arm("student"), context(logits, labels)).figures
+    by_class = sklearn_metrics.recall_score(labels, logits.argmax(-1), average=None)
+    assert figure["x"] == list(range(1, classes + 1))
+    assert figure["series"][""] == pytest.approx(sorted(by_class))
+
+
 def test_agreement_and_divergence_against_float64():
     logits, labels = random_answers()
     student, teacher = arm("student"), arm("teacher", Turned())

@@ -156,6 +156,9 @@ def test_of_many_pairs_the_lowest_are_drawn():
     (figure,) = gradient_conflict(GradientConflict(), shared.arms["student"], shared).figures
     assert list(figure["series"]) == [f"a ~ {n}" for n in range(DRAWN)]
     assert "6 lowest of 10 pairs" in figure["title"]
+    shared.logged = {"student": [line(1, {"cosine/a ~ b": 0.1})]}
+    (lone,) = gradient_conflict(GradientConflict(), shared.arms["student"], shared).figures
+    assert lone["title"] == "Cosine between the terms' gradients: a ~ b"  # a single curve has no legend
 
 
 def test_a_metric_that_is_not_registered_is_refused(tmp_path, monkeypatch):

@@ -302,7 +302,7 @@ def test_every_figure_of_the_classifiers_measurements_is_drawn(tmp_path):
     assert page.text.count("ECE") == 3
     for title, times in (("Accuracy under blur", 1), ("What the teacher changed, by class", 1), ("features (CKA)", 2)):
         assert page.texts.count(next(text for text in page.texts if title in text)) == times * 2  # and in the drawing
-    assert page.texts.count("Cosine between the terms' gradients") == 2
+    assert page.texts.count("Cosine between the terms' gradients: a ~ b") == 2
     for arms_class in ("arm-teacher", "arm-student", "arm-control"):
         assert any(f"dot clear {arms_class}" == a.get("class") for _, a in page.elements)
 
@@ -322,6 +322,27 @@ def rows(**content: Any) -> dict[str, Any]:
         "against": "control",
     }
     return figure("intervals", "Changed", **(given | content))
+
+
+def test_a_run_that_measured_nothing_says_so(tmp_path):
+    page = report(write_run(tmp_path / "run", summary_json=summary(arms={"student": {}, "control": {}}, effect={})))
+    assert "The recipe's 'evaluate' is empty." in page.text
+    assert "Nothing was measured of the arms" in page.text
+
+
+def test_units_stand_where_the_numbers_are(tmp_path):
+    arms = {"student": {"nll": 0.5, "ece": 0.03}, "control": {"nll": 0.7, "ece": 0.05}}
+    effect = {"nll": {"difference": -0.2, "low": -0.3, "high": -0.1}}
+    folder = write_run(tmp_path / "run", summary_json=summary(arms=arms, effect=effect))
+    ledger = {"student": {"seconds": 1.0, "student": {"forwards": 5, "flops": 10}, "student.parts": {}}}
+    (folder / "ledger.json").write_text(json.dumps(ledger))
+    page = report(folder)
+    assert "The teacher helped: negative log-likelihood (nats) 0.500, against 0.700 without it." in page.text
+    assert "negative log-likelihood (nats)\xa0" in page.text
+    assert "3.0\u202f%" in page.text
+    assert "negative log-likelihood (nats)" in arms_table(summary(arms=arms, effect=effect))
+    assert "forward passes" in page.texts
+    assert "student.parts" not in page.texts  # it did nothing worth a row
 
 
 def test_intervals_are_coloured_by_what_they_say_and_tell_their_unit():
@@ -393,7 +414,7 @@ def test_the_norm_of_the_gradient_is_no_loss():
     ]
     drawn = stage_curves(lines)
     assert drawn.count("<figure") == 2
-    assert ">norm</text>" in drawn
+    assert ">norm before clipping</text>" in drawn
     assert "cosine" not in drawn
 
 
@@ -452,7 +473,7 @@ def test_a_student_that_guesses_is_called_so(tmp_path, accuracy, guessing):
 def test_training_that_diverged_is_told(tmp_path):
     """Guessing among ten classes has a likelihood of log 10 = 2.30."""
     assert (
-        "2.30: its training seems to have diverged"
+        "2.30 nats: its training seems to have diverged"
         in verdict(read_run(write_classifier(tmp_path / "far", 0.1, nll=2e9))).detail
     )
     assert "diverged" not in verdict(read_run(write_classifier(tmp_path / "near", 0.1, nll=2.4))).detail

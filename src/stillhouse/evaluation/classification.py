@@ -14,7 +14,7 @@ from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, GroupAccuracy, PatchShuffle
 
 MOST_CLASSES = 40
-"""Figures by class are left out where there are more classes than a reader can tell apart."""
+"""More classes than this are drawn by rank, not by name: a reader could not tell them apart."""
 
 
 def accuracy(kind: Accuracy, arm: Arm, context: Context) -> Findings:
@@ -175,11 +175,14 @@ def who_is_right(own: Answers, teacher: Answers) -> dict[str, Any]:
 
 
 def _by_class(title: str, values: Tensor, labels: Tensor, context: Context) -> list[dict[str, Any]]:
-    """A chart of the mean of values [N] for each class that occurs; none where there are too many classes."""
+    """A chart of the mean of values [N] for each class that occurs, from the worst to the best where they are many."""
     present = labels.unique().tolist()
-    if len(present) > MOST_CLASSES:
-        return []
-    names = context.data.facts.names
     shares = [values[labels == c].mean().item() for c in present]
+    if len(present) > MOST_CLASSES:
+        ranked = {"x": list(range(1, len(present) + 1)), "series": {"": sorted(shares)}, "range": [0.0, 1.0]}
+        about = "The classes of each arm, from its worst to its best: one rank is another class in another arm."
+        words = {"title": title, "xlabel": "class, by rank", "unit": "share", "about": about}
+        return [{"kind": "lines", **words, **ranked}]
+    names = context.data.facts.names
     shown = [names[c] if c < len(names) else str(c) for c in present]
     return [{"kind": "dots", "title": title, "labels": shown, "series": {"": shares}, "unit": "share"}]

@@ -83,7 +83,7 @@ def frechet(kind: Frechet, arm: Arm, context: Context) -> Findings:
             _sheet(grid, [context.data.facts.names[i] if context.data.facts.names else str(i) for i in shown.tolist()]),
             {
                 "kind": "table",
-                "title": "Fréchet distance from the real images",
+                "title": "Fréchet distance from the real images (floor: that of the training images)",
                 "columns": ["distance", "95 % low", "95 % high", "floor", "samples", "real images"],
                 "rows": [[distance, distance + low, distance + high, judge.floor, len(fake), len(judge.real)]],
             },

@@ -24,10 +24,14 @@ def gradient_conflict(kind: GradientConflict, arm: Arm, context: Context) -> Fin
     if not values:
         return Findings()
     lowest = sorted(series, key=lambda name: _mean([v for v in series[name] if v is not None]))[:DRAWN]
-    few = f" ({DRAWN} lowest of {len(series)} pairs)" if len(series) > DRAWN else ""
+    of = ""
+    if len(series) == 1:
+        of = f": {lowest[0]}"
+    elif len(series) > DRAWN:
+        of = f" ({DRAWN} lowest of {len(series)} pairs)"
     figure = {
         "kind": "lines",
-        "title": f"Cosine between the terms' gradients{few}",
+        "title": f"Cosine between the terms' gradients{of}",
         "x": [line["step"] for line in lines],
         "series": {name: series[name] for name in lowest},
         "xlabel": "step",

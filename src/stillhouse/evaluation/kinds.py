@@ -15,8 +15,8 @@ class Measure(NamedTuple):
     label: str
     better: Literal["higher", "lower", ""] = ""
     """Which way is good; "" where neither is."""
-    unit: Literal["share", "count", "ms", ""] = ""
-    """A share is printed in per cent, a count with thousands apart."""
+    unit: Literal["share", "count", "ms", "nats", ""] = ""
+    """A share is printed in per cent, a count with thousands apart; nats stand beside the name."""
     cost: bool = False
     """Whether it says what an arm costs to use, not how good it is."""
 
@@ -133,7 +133,7 @@ class Agreement(MetricKind):
         "agreement": Measure("agreement with the teacher", "higher", "share"),
         "agreement_right": Measure("agreement where the teacher is right", "higher", "share"),
         "agreement_wrong": Measure("agreement where the teacher is wrong", "", "share"),
-        "teacher_kl": Measure("KL from the teacher", "lower"),
+        "teacher_kl": Measure("KL from the teacher", "lower", "nats"),
     }
 
 
@@ -144,9 +144,9 @@ class Calibration(MetricKind):
     task = "classification"
     builds = "stillhouse.evaluation.classification:calibration"
     gives: ClassVar[dict[str, Measure]] = {
-        "nll": Measure("negative log-likelihood", "lower"),
+        "nll": Measure("negative log-likelihood", "lower", "nats"),
         "brier": Measure("Brier score", "lower"),
-        "ece": Measure("expected calibration error", "lower"),
+        "ece": Measure("expected calibration error", "lower", "share"),
     }
     bins: Annotated[int, Field(ge=2, le=100)] = 15
 
@@ -250,7 +250,7 @@ class Perplexity(MetricKind):
     builds = "stillhouse.evaluation.language:perplexity"
     gives: ClassVar[dict[str, Measure]] = {
         "perplexity": Measure("perplexity", "lower"),
-        "text_nll": Measure("negative log-likelihood by text", "lower"),
+        "text_nll": Measure("negative log-likelihood a token, by text", "lower", "nats"),
     }
 
 
@@ -262,9 +262,9 @@ class TeacherJudged(MetricKind):
     needs_teacher = True
     builds = "stillhouse.evaluation.language:teacher_judged"
     gives: ClassVar[dict[str, Measure]] = {
-        "teacher_log_likelihood": Measure("own samples' log-likelihood to the teacher", "higher"),
-        "own_log_likelihood": Measure("own samples' log-likelihood to itself"),
-        "gap": Measure("gap between the two", "lower"),
+        "teacher_log_likelihood": Measure("own samples' log-likelihood to the teacher", "higher", "nats"),
+        "own_log_likelihood": Measure("own samples' log-likelihood to itself", "", "nats"),
+        "gap": Measure("gap between own and teacher's log-likelihood", "lower", "nats"),
     }
     prompt: Annotated[int, Field(gt=0)] = 16
     """Tokens of each block that are given."""

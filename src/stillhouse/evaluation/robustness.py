@@ -70,6 +70,7 @@ def robustness(kind: Robustness, arm: Arm, context: Context) -> Findings:
                 "ylabel": "accuracy",
                 "unit": "share",
                 "range": [0.0, 1.0],
+                "about": "Every arm sees the same spoiled images.",
             }
         )
     return Findings(

@@ -70,7 +70,7 @@ def _metrics(run: RunFiles) -> str:
     head = ["metric", *arms, *([f"student {numbers.MINUS} control, 95 % interval"] if effect else [])]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
     for name in metric_names(arms):
-        row = [numbers.measure(name).label, *(value_text(name, of) for of in arms.values())]
+        row = [numbers.heading(name), *(value_text(name, of) for of in arms.values())]
         if effect:
             row.append(difference(name, interval_of(effect[name])) if name in effect else "")
         rows.append(row)

@@ -15,7 +15,7 @@ from stillhouse.report import numbers
 from stillhouse.report.figures.frame import colours, scrolling
 from stillhouse.report.files import RunFiles, read_run
 from stillhouse.report.page import DIFFERENCE, NO_DIFFERENCE, difference_cell, page
-from stillhouse.report.svg import escape, tag
+from stillhouse.report.svg import breakable, escape, tag
 from stillhouse.report.table import ROOM, aligned, difference, metric_names
 from stillhouse.report.verdict import interval_of
 
@@ -116,7 +116,7 @@ class Comparison:
         blocks = []
         for number, group in enumerate(self.groups, start=1):
             head = ["", *group.arms, *([f"student {numbers.MINUS} control"] if group.effect else [])]
-            rows = [[numbers.measure(name).label, *self._cells(group, name)] for name in metric_names(group.arms)]
+            rows = [[numbers.heading(name), *self._cells(group, name)] for name in metric_names(group.arms)]
             title = f"{self._mark(number)}{group.label} ({_seeds(group)})"
             blocks.append(f"{textwrap.fill(title, ROOM, subsequent_indent='    ')}\n{aligned([head, *rows])}")
         if len(self.groups) > 1:
@@ -139,10 +139,7 @@ class Comparison:
         shown = [name for name in self.metrics if any(name in group.arms.get(arm, {}) for group in self.groups)]
         return [
             head,
-            *(
-                [numbers.measure(n).label, *(spread_text(n, g.arms.get(arm, {}).get(n)) for g in self.groups)]
-                for n in shown
-            ),
+            *([numbers.heading(n), *(spread_text(n, g.arms.get(arm, {}).get(n)) for g in self.groups)] for n in shown),
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -203,7 +200,9 @@ class Comparison:
 
     def _group_table(self, group: Group) -> str:
         dots = colours(group.arms)
-        heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in group.arms]
+        heads = [
+            tag("th", tag("i", class_=dots[arm]) + breakable(arm), scope="col", class_="num") for arm in group.arms
+        ]
         if group.effect:
             heads.append(DIFFERENCE)
         rows = []
@@ -212,7 +211,7 @@ class Comparison:
             if group.effect:
                 known = name in group.effect
                 cells.append(difference_cell(name, group.interval(name)) if known else NO_DIFFERENCE)
-            rows.append(tag("tr", tag("th", escape(numbers.measure(name).label), scope="row") + "".join(cells)))
+            rows.append(tag("tr", tag("th", escape(numbers.heading(name)), scope="row") + "".join(cells)))
         inside = tag("thead", tag("tr", tag("td", "") + "".join(heads))) + tag("tbody", "".join(rows))
         return scrolling(tag("table", inside, class_="arms"), group.label)
 

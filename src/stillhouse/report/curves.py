@@ -35,7 +35,10 @@ def _cards(stage: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
     every = {n: v for n, v in _series(lines).items() if not n.startswith(COSINE)}
     norms = {n.removeprefix(NORM): v for n, v in every.items() if n.startswith(NORM)}
     losses = _distinct({n: v for n, v in every.items() if not n.startswith(NORM)})
-    parts = ((stage, losses, "loss", _aside(lines)), (f"{stage}: size of the gradient", norms, "norm", ""))
+    parts = (
+        (stage, losses, "loss", _aside(lines)),
+        (f"{stage}: size of the gradient", norms, "norm before clipping", ""),
+    )
     cards = []
     for title, series, ylabel, aside in parts:
         if series:

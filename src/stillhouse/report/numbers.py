@@ -18,6 +18,12 @@ def measure(name: str) -> Measure:
     return measures().get(name) or Measure(name.replace("_", " "))
 
 
+def heading(name: str) -> str:
+    """What stands before a metric's values: its label, with the unit where they do not carry it."""
+    told = measure(name)
+    return f"{told.label} (nats)" if told.unit == "nats" else told.label
+
+
 def metric(name: str, value: object) -> str:
     """A metric's value, with its unit."""
     if not is_number(value):

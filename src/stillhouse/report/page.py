@@ -15,13 +15,15 @@ from stillhouse.report.curves import stage_curves
 from stillhouse.report.figures import sections
 from stillhouse.report.figures.frame import colours, note, scrolling
 from stillhouse.report.files import PARTS, RunFiles, read_run
-from stillhouse.report.svg import escape, tag
+from stillhouse.report.svg import breakable, escape, tag
 from stillhouse.report.table import bounds, metric_names
 from stillhouse.report.verdict import interval_of, interval_texts, reading, verdict
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing. It holds no script, so that a run folder can be opened without trust."""
 
+COLUMNS = {"seconds": "time", "forwards": "forward passes", "flops": "FLOPs"}
+"""How the ledger's numbers are called where their key does not say it."""
 NO_DIFFERENCE = "<td></td>"
 DIFFERENCE = (
     '<th scope="col" class="num">student \N{MINUS SIGN} control '
@@ -93,7 +95,7 @@ def facts(run: RunFiles) -> str:
         shown.append(("copies the teacher on", numbers.metric("agreement", student["agreement"]), "of the examples"))
     for name in (n for n in student if numbers.measure(n).cost and numbers.is_number(student[n])):
         shown.append(
-            (numbers.measure(name).label, numbers.metric(name, student[name]), _ratio(student[name], teacher.get(name)))
+            (numbers.heading(name), numbers.metric(name, student[name]), _ratio(student[name], teacher.get(name)))
         )
     spent = (run.summary.get("cost") or {}).get("seconds")
     if numbers.is_number(spent):
@@ -117,11 +119,13 @@ def arms(run: RunFiles) -> str:
     """Metrics by row, arms by column, and what the teacher changed; what an arm costs to use stands below."""
     if not run.arms:
         return ""
+    names = metric_names(run.arms)
+    if not names:
+        return note("Nothing was measured of the arms: name measurements under 'evaluate' (`stillhouse list metrics`).")
     dots = colours(run.arms)
-    heads = [tag("th", tag("i", class_=dots[arm]) + escape(arm), scope="col", class_="num") for arm in run.arms]
+    heads = [tag("th", tag("i", class_=dots[arm]) + breakable(arm), scope="col", class_="num") for arm in run.arms]
     if run.effect:
         heads.append(DIFFERENCE)
-    names = metric_names(run.arms)
     quality, prices = ([n for n in names if numbers.measure(n).cost == priced] for priced in (False, True))
     bodies = [tag("tbody", "".join(_arms_row(run, name) for name in quality))]
     if prices:
@@ -150,7 +154,7 @@ def _arms_row(run: RunFiles, name: str) -> str:
     cells = [tag("td", _value(name, metrics), class_="num") for metrics in run.arms.values()]
     if run.effect:
         cells.append(difference_cell(name, interval_of(run.effect[name])) if name in run.effect else NO_DIFFERENCE)
-    return tag("tr", tag("th", escape(numbers.measure(name).label) + mark, scope="row") + "".join(cells))
+    return tag("tr", tag("th", escape(numbers.heading(name)) + mark, scope="row") + "".join(cells))
 
 
 def _value(name: str, metrics: Mapping[str, Any]) -> str:
@@ -204,7 +208,8 @@ def _rows(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterable[tu
     for name, value in entries.items():
         if isinstance(value, Mapping):
             where = (*path, str(name))
-            yield where, _actor(where), {key: v for key, v in value.items() if not isinstance(v, Mapping)}
+            if value:
+                yield where, _actor(where), {key: v for key, v in value.items() if not isinstance(v, Mapping)}
             yield from _rows(value, where)
 
 
@@ -214,7 +219,7 @@ def _actor(where: tuple[str, ...]) -> str:
 
 
 def _ledger_table(rows: list[tuple[tuple[str, ...], str, dict]], columns: list[str]) -> str:
-    head = "".join(tag("th", escape(key.replace("_", " ")), scope="col", class_="num") for key in columns)
+    head = "".join(tag("th", escape(_named(key)), scope="col", class_="num") for key in columns)
     nested = any(len(where) > 1 for where, _, _ in rows)
     dots = colours(dict.fromkeys(actor for where, actor, _ in rows if len(where) == 1 + nested))
     lines = []
@@ -276,9 +281,13 @@ def definitions(values: Mapping[str, Any]) -> str:
     """Nested values as terms and descriptions."""
     items = []
     for name, value in values.items():
-        label = tag("dt", escape(str(name).replace("_", " ")))
+        label = tag("dt", escape(_named(str(name))))
         items.append(tag("div", label + tag("dd", _described(str(name), value))))
     return tag("dl", "".join(items), class_="nested")
+
+
+def _named(key: str) -> str:
+    return COLUMNS.get(key, key.replace("_", " "))
 
 
 def _described(name: str, value: Any) -> str:

@@ -47,7 +47,7 @@ def _header(outcome: Mapping[str, Any], done: Trials) -> str:
         return tag("header", eyebrow + tag("h1", "No trial has come to its end."))
     best = outcome["trials"][outcome["best"] - 1]
     value = numbers.metric(metric, best["value"])
-    head = f"Best of {len(done)} trials: {numbers.measure(metric).label} {value} on the validation split."
+    head = f"Best of {len(done)} trials: {numbers.heading(metric)} {value} on the validation split."
     chosen = "; ".join(f"{key}: {in_short(value)}" for key, value in best["choices"].items())
     told = f"Trial {best['number']}, with {chosen or 'the recipe as it is'}. The test split was not looked at."
     return tag("header", eyebrow + tag("h1", escape(head)) + tag("p", escape(told), class_="lead"))
@@ -75,7 +75,12 @@ def _course(outcome: Mapping[str, Any], done: Trials) -> list[dict[str, Any]]:
     values = [trial["value"] for trial in done]
     best = [pick(values[: place + 1]) for place in range(len(values))]
     measure = numbers.measure(outcome["metric"])
-    course = {"kind": "lines", "title": "The course of the search", "xlabel": "trial", "ylabel": measure.label}
+    course = {
+        "kind": "lines",
+        "title": "The course of the search",
+        "xlabel": "trial",
+        "ylabel": numbers.heading(outcome["metric"]),
+    }
     course["unit"] = measure.unit
     return [course | {"x": [trial["number"] for trial in done], "series": {"trial": values, "best so far": best}}]
 
@@ -93,7 +98,7 @@ def _by_choice(outcome: Mapping[str, Any], done: Trials) -> list[dict[str, Any]]
         if len(groups) > 1:
             dots = {"kind": "dots", "title": key, "labels": list(groups), "series": series}
             measure = numbers.measure(outcome["metric"])
-            figures.append(dots | {"ylabel": measure.label, "unit": measure.unit})
+            figures.append(dots | {"ylabel": numbers.heading(outcome["metric"]), "unit": measure.unit})
     return figures
 
 
@@ -123,7 +128,7 @@ def _table(outcome: Mapping[str, Any]) -> dict[str, Any]:
         why = [trial["error"]] if failed else []
         rows.append([str(trial["number"]), *chosen, *descent, value, numbers.seconds(trial["seconds"]), *why])
     descent = ["starts from", "taught by"] if warm else []
-    columns = ["trial", *keys, *descent, numbers.measure(metric).label, "took", *(["error"] if failed else [])]
+    columns = ["trial", *keys, *descent, numbers.heading(metric), "took", *(["error"] if failed else [])]
     return {"kind": "table", "title": "Every trial, on the validation split", "columns": columns, "rows": rows}
 
 

@@ -19,6 +19,11 @@ def escape(text: object) -> str:
     return html.escape(UNPRINTABLE.sub("\ufffd", str(text)), quote=True)
 
 
+def breakable(name: object) -> str:
+    """A name, escaped, that a narrow place may break after its underscores."""
+    return escape(name).replace("_", "_\u200b")
+
+
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """One element. Attribute values are escaped, the content is not; `class_` gives class, `a_b` gives a-b."""
     given = "".join(

@@ -25,7 +25,7 @@ def arms_table(summary: Mapping[str, Any]) -> str:
     head = ["", *order, *([f"student {numbers.MINUS} control"] if effect else [])]
     rows = []
     for name in metric_names(arms):
-        row = [numbers.measure(name).label, *(value_text(name, arms[a]) for a in order)]
+        row = [numbers.heading(name), *(value_text(name, arms[a]) for a in order)]
         if effect:
             row.append(difference(name, interval_of(effect[name])) if name in effect else "")
         rows.append(row)

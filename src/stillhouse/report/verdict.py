@@ -56,7 +56,8 @@ def verdict(run: RunFiles) -> Verdict:
         why = "No control arm was run: the same student, budget and seed without the teacher. Set control: true."
         return Verdict("unknown", untold, " ".join(filter(None, (why, _doubts(run)))))
     if name is None:
-        return Verdict("unknown", untold, "No metric is shared by both arms.")
+        why = "No metric is shared by both arms." if arms["student"] else "The recipe's 'evaluate' is empty."
+        return Verdict("unknown", untold, why)
     interval = interval_of(run.effect[name])
     found = reading(name, interval)
     student, control = (numbers.metric(name, arms[arm].get(name)) for arm in ("student", "control"))
@@ -66,7 +67,7 @@ def verdict(run: RunFiles) -> Verdict:
         "unclear": "No clear effect of the teacher",
         "unknown": "With the teacher",
     }[found]
-    label = numbers.measure(name).label
+    label = numbers.heading(name)
     headline = f"{start}: {label} {student}, against {control} without it."
     return Verdict(found, failure(run) or headline, " ".join(filter(None, (_detail(name, interval), _doubts(run)))))
 
@@ -105,7 +106,7 @@ def _doubts(run: RunFiles) -> str:
     said = []
     nll = run.arms["student"].get("nll")
     if run.classes and numbers.is_number(nll) and nll > FAR * math.log(run.classes):
-        guessing = numbers.metric("nll", math.log(run.classes))
+        guessing = f"{numbers.metric('nll', math.log(run.classes))} nats"
         said.append(
             f"The student's negative log-likelihood is {numbers.metric('nll', nll)}, where guessing has {guessing}: "
             "its training seems to have diverged."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stillhouse.report.figures.frame import Figure, card
-from stillhouse.report.svg import escape, tag
+from stillhouse.report.svg import breakable, escape, tag
 
 
 def who_is_right(title: str, together: Sequence[Figure]) -> list[str]:
@@ -24,8 +24,8 @@ def _who_is_right(title: str, figure: Figure) -> str:
         return tag("td", shown, class_=f"{key} {figure['colour']}", style=f"--share:{max(0.08, share) ** 0.5:.2f}")
 
     head = tag("tr", "<td></td>" + "".join(tag("th", t, scope="col") for t in ("teacher right", "teacher wrong")))
-    right = tag("tr", tag("th", escape(f"{arm} right"), scope="row") + cell("both") + cell("arm_only"))
-    wrong = tag("tr", tag("th", escape(f"{arm} wrong"), scope="row") + cell("teacher_only") + cell("neither"))
+    right = tag("tr", tag("th", breakable(f"{arm} right"), scope="row") + cell("both") + cell("arm_only"))
+    wrong = tag("tr", tag("th", breakable(f"{arm} wrong"), scope="row") + cell("teacher_only") + cell("neither"))
     caption = tag("caption", escape(f"{title}: {arm} and teacher"), class_="hidden")
     table = tag("table", caption + head + right + wrong, class_="square")
     mistakes = ""

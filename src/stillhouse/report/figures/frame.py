@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 from stillhouse.report import numbers
-from stillhouse.report.svg import escape, tag
+from stillhouse.report.svg import breakable, escape, tag
 
 Figure = dict[str, Any]
 ARMS = ("teacher", "student", "control")
@@ -47,7 +47,7 @@ def card(
 ) -> str:
     """One figure with its caption, a legend of (name, colour class) where there are several, and what stands below."""
     caption = tag("figcaption", tag("span", escape(title), class_="title") + tag("span", aside, class_="aside"))
-    keys = "".join(tag("li", tag("i", class_=cls) + escape(name)) for name, cls in names)
+    keys = "".join(tag("li", tag("i", class_=cls) + breakable(name)) for name, cls in names)
     legend = tag("ul", keys, class_="legend") if len(names) > 1 else ""
     return tag("figure", caption + body + legend + below, class_="card wide" if wide else "card")
 

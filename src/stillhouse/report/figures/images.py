@@ -23,7 +23,9 @@ def _sheet(title: str, figure: Figure) -> str:
     alt = f"{count} images{' by ' + arm if arm else ''}, {figure['width']} x {figure['height']} pixels each"
     if figure.get("labels"):
         alt += "; asked for: " + ", ".join(map(str, figure["labels"]))
-    return card(f"{title}: {arm}" if arm else title, tag("img", src=source, alt=alt, class_="sheet"), aside=f"{count}")
+    return card(
+        f"{title}: {arm}" if arm else title, tag("img", src=source, alt=alt, class_="sheet"), aside=f"{count} images"
+    )
 
 
 def contact_sheet(figure: Figure, columns: int) -> bytes:

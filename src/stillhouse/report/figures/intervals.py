@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from stillhouse.report import numbers
 from stillhouse.report.figures.frame import Figure, about, card, finite
-from stillhouse.report.svg import WIDTH, Axes, Scale, drawing, escape, tag
+from stillhouse.report.svg import WIDTH, Axes, Scale, breakable, drawing, escape, tag
 
 ROW, TOP, BOTTOM = 19, 8, 40
 LETTER = 5.7
@@ -53,7 +53,7 @@ def _intervals(title: str, figure: Figure) -> str:
     told = f"{arm} {numbers.MINUS} {against}".strip()
     spoken = "; ".join(f"{row[0]} {text}" for row, text in zip(rows, texts, strict=True))
     picture = drawing(title, f"{told}: {spoken}", marks, WIDTH, bottom + BOTTOM)
-    return card(title, picture + about(_reading(figure, len(rows))), aside=escape(told))
+    return card(title, picture + about(_reading(figure, len(rows))), aside=breakable(told))
 
 
 def _reading(figure: Figure, shown: int) -> str:
