@@ -114,7 +114,7 @@ def test_arrays_are_served_from_both_formats(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"test_x": None}, "no array 'test_x'"),
-        ({"train_y": torch.arange(29)}, "are needed"),
+        ({"train_y": torch.arange(29)}, "is needed"),
         ({"train_y": torch.arange(30).float()}, "one class an example"),
         ({"test_x": torch.zeros(9, 4)}, r"shape \[5\] and labels \[\], those of test \[4\]"),
         ({"train_x": torch.full((30, 5), float("nan"))}, "not finite"),

@@ -150,7 +150,7 @@ class Facts:
     """What networks and methods may need to know about the data."""
 
     task: str
-    """"classification", "multi-label", "regression", "language", "masked-language" or "generation"."""
+    """"classification", "multi-label", "segmentation", "regression", "language", "masked-language" or "generation"."""
     shape: tuple[int, ...] = ()
     """Of one input: (channels, height, width), (tokens,), or (columns,) of a table."""
     classes: int = 0

@@ -28,7 +28,10 @@ class MetricKind(Kind):
     gives: ClassVar[dict[str, Measure]] = {}
     """The metrics it gives, by their name in summary.json."""
     task: ClassVar[
-        Literal["classification", "multi-label", "regression", "language", "masked-language", "generation"] | None
+        Literal[
+            "classification", "multi-label", "segmentation", "regression", "language", "masked-language", "generation"
+        ]
+        | None
     ] = None
     """What an arm has to do to be measured so; None: anything."""
     needs_teacher: ClassVar[bool] = False

@@ -121,6 +121,17 @@ class ViT(NetworkKind):
         return self
 
 
+class FCN(NetworkKind):
+    """A small fully convolutional network: a class for every pixel of a small image."""
+
+    kind: Literal["fcn"] = "fcn"
+    builds = "stillhouse.networks.fcn:fcn"
+    width: Width = 16
+    """Channels of every layer."""
+    layers: Annotated[int, Field(gt=0)] = 3
+    """3 x 3 convolutions, so that a pixel sees `layers` pixels each way."""
+
+
 class Trees(NetworkKind):
     """Gradient-boosted trees or a random forest, fitted by scikit-learn: `weights: fitted`. A teacher, no student."""
 

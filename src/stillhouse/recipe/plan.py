@@ -28,7 +28,7 @@ from stillhouse.store.shards import Store
 from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.views.kinds import Encoder, Image, Row, Tokens
+from stillhouse.views.kinds import Encoder, Image, Row, Segmentation, Tokens
 from stillhouse.views.model import Model
 
 EXAMPLE = 4
@@ -347,8 +347,10 @@ class Builder:
         return teacher()
 
 
-def _plain_view(facts: Facts) -> Image | Row | Tokens | Encoder:
+def _plain_view(facts: Facts) -> Image | Row | Segmentation | Tokens | Encoder:
     """The view of a model for a task that names none."""
+    if facts.task == "segmentation":
+        return Segmentation()
     if facts.task == "language":
         return Tokens()
     if facts.tokenizer is not None:

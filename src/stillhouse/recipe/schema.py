@@ -17,6 +17,7 @@ from stillhouse.errors import StillhouseError, nearest
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
 from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
+from stillhouse.evaluation import segmentation_kinds as _segmentation  # noqa: F401  importing registers
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (

@@ -96,9 +96,9 @@ class ImageFolder(DataKind):
 class Tensors(DataKind):
     """Arrays of one's own in a file: images, or anything a network takes, with one class an example or several.
 
-    `<split>_x` [N, ...] float, or uint8 images served as value / 255, and `<split>_y` [N] whole numbers, or [N, C]
-    zeros and ones where an example has several labels; the splits are `train`, `test` and, where it is there,
-    `validation`.
+    `<split>_x` [N, ...] float, or uint8 images served as value / 255, and `<split>_y` [N] whole numbers, [N, C]
+    zeros and ones where an example has several labels, or [N, H, W] whole numbers where each pixel has one (255: none
+    that counts); the splits are `train`, `test` and, where it is there, `validation`.
     """
 
     kind: Literal["tensors"] = "tensors"

@@ -20,13 +20,17 @@ from stillhouse.sources.splits import by_class
 from stillhouse.sources.table import Rows
 
 SEED = 0
+TASKS = {1: "classification", 2: "multi-label", 3: "segmentation"}
+"""By how many dimensions the labels have."""
+NO_LABEL, IGNORED = 255, -100
+"""How a pixel without a label is written in files, and what terms and metrics know it by."""
 
 
 def tensors(kind: Tensors) -> Data:
     """The splits in the file `kind.path`: `image` where an example has several dimensions, `features` where it has one.
 
     Raises StillhouseError for a file that cannot be read as arrays alone, a split that is missing, arrays of unequal
-    length or shape, values that are not finite, and labels that are neither classes nor zeros and ones.
+    length or shape, values that are not finite, and labels of another form.
     """
     path = resolve_file(kind.path, "data.path")
     arrays = _read(path)
@@ -48,11 +52,11 @@ def tensors(kind: Tensors) -> Data:
 
 
 def _facts(kind: Tensors, x: Tensor, labels: list[Tensor]) -> Facts:
-    several = labels[0].dim() == 2
+    task = TASKS[labels[0].dim()]
+    several = task == "multi-label"
     found = labels[0].shape[1] if several else max(int(one.max()) + 1 for one in labels)
     if kind.names and (len(kind.names) < found or (several and len(kind.names) != found)):
         raise StillhouseError(f"data.names names {len(kind.names)} classes, and the labels have {found}")
-    task = "multi-label" if several else "classification"
     return Facts(task, tuple(x.shape[1:]), classes=max(found, len(kind.names)), names=tuple(kind.names))
 
 
@@ -83,16 +87,29 @@ def _split(arrays: dict[str, Tensor], name: str, path: Path) -> tuple[Tensor, Te
     x, y = arrays[f"{name}_x"], arrays[f"{name}_y"]
     if len(x) != len(y) or not len(x) or x.dim() < 2:
         raise StillhouseError(
-            f"{path}: {name}_x has shape {list(x.shape)} and {name}_y {list(y.shape)}; [N, ...] and [N] or [N, C] "
-            "are needed"
+            f"{path}: {name}_x has shape {list(x.shape)} and {name}_y {list(y.shape)}; one label for each of [N, ...] "
+            "examples is needed"
         )
-    one = y.dim() == 1 and not y.is_floating_point() and int(y.min()) >= 0
-    if not one and not (y.dim() == 2 and torch.isin(y, torch.tensor([0, 1]).to(y.dtype)).all()):
+    y = _labels(y, x)
+    if y is None:
         raise StillhouseError(
-            f"{path}: {name}_y must hold one class an example, whole numbers from 0 [N], or zeros and ones [N, C]"
+            f"{path}: {name}_y must hold one class an example, whole numbers from 0 [N]; zeros and ones [N, C]; or one "
+            "class a pixel [N, H, W]"
         )
     if x.dtype != torch.uint8:
         x = x.float()
         if not x.isfinite().all():
             raise StillhouseError(f"{path}: {name}_x holds values that are not finite")
-    return x, y.long() if one else y.float()
+    return x, y
+
+
+def _labels(y: Tensor, x: Tensor) -> Tensor | None:
+    """The labels as terms take them; None where they are of no known form."""
+    if y.dim() == 2:
+        return y.float() if torch.isin(y, torch.tensor([0, 1]).to(y.dtype)).all() else None
+    if y.is_floating_point() or y.dim() not in TASKS or int(y.min()) < 0:
+        return None
+    if y.dim() == 1:
+        return y.long()
+    fits = x.dim() == 4 and y.shape[1:] == x.shape[2:]
+    return y.long().masked_fill(y == NO_LABEL, IGNORED) if fits else None

@@ -33,6 +33,21 @@ class Image(ViewKind):
         return self.model_copy(update={"field": "image"})
 
 
+class Segmentation(ViewKind):
+    """The image, normalised by channel; a class for every pixel is read."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    builds = "stillhouse.views.segmentation:SegmentationView"
+    mean: tuple[float, ...] = (0.0,)
+    """By channel, or one for all."""
+    std: tuple[float, ...] = (1.0,)
+    """By channel, or one for all."""
+
+    def image(self) -> Image:
+        """What is seen, apart from how the answer is read."""
+        return Image(mean=self.mean, std=self.std)
+
+
 class Row(ViewKind):
     """A table's row: its `features` as they are."""
 
