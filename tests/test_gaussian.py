@@ -144,6 +144,10 @@ def test_misfits_are_told():
         method.told()
 
 
+def test_a_stage_taken_up_after_its_step_tells_nothing():
+    assert Gaussian().build(Roles(process(0.1), None, FACTS, batch())).told() == {}
+
+
 # --- in a run -----------------------------------------------------------------------------------
 
 EXACT = {
@@ -179,9 +183,10 @@ def test_a_recipe_runs_it(tmp_path):
     assert arms["control"]["rmse"] ** 2 == pytest.approx((1 - arms["control"]["r2"]) * _variance(), rel=1e-6)
 
 
-def test_another_optimizer_is_told(tmp_path):
+@pytest.mark.parametrize("train", [{"steps": 1, "batch_size": 60}, EXACT | {"ema": 0.9}])
+def test_other_training_is_told(train, tmp_path):
     with pytest.raises(StillhouseError, match="closed form was not reached"):
-        distill(recipe(train={"steps": 1, "batch_size": 60}), out=tmp_path / "run", device="cpu", progress=False)
+        distill(recipe(train=train), out=tmp_path / "run", device="cpu", progress=False)
 
 
 def _variance() -> float:
