@@ -12,8 +12,8 @@ from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.classification import group_accuracy, patch_shuffle, shuffled_patches
 from stillhouse.evaluation.findings import Arm, Context
-from stillhouse.evaluation.kinds import KNN, AttentionDistance, GroupAccuracy, LinearProbe, PatchShuffle
-from stillhouse.evaluation.representation import attention_distance, features, knn, linear_probe
+from stillhouse.evaluation.kinds import KNN, AttentionDistance, GroupAccuracy, LinearProbe, PatchShuffle, ProbeTasks
+from stillhouse.evaluation.representation import attention_distance, features, knn, linear_probe, probe_tasks
 from stillhouse.networks.kinds import ViT as ViTKind
 from stillhouse.networks.vit import Block, ViT
 from stillhouse.sources.arrays import ImageArray
@@ -69,6 +69,19 @@ def test_a_probe_is_fitted_on_the_training_split_alone() -> None:
     turned = linear_probe(LinearProbe(), ARM, context((train[0], 1 - train[1]), test)).metrics["probe_accuracy"]
     assert fair > 0.7
     assert turned == pytest.approx(1 - fair)
+
+
+def test_each_task_is_told_apart_by_itself_and_the_worst_is_named() -> None:
+    """Classes 0 and 1 lie apart, 2 and 3 on top of each other, and both pairs at the same places."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(400) % 4
+    places = torch.tensor([[-4.0, 0.0], [4.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    points = places[labels] + torch.randn(400, 2, generator=rng)
+    found = probe_tasks(ProbeTasks(tasks=[[0, 1], [2, 3]]), ARM, context((points, labels), (points, labels))).metrics
+    assert found["probe_worst"] < 0.65
+    assert abs(found["probe_mean"] - (1 + found["probe_worst"]) / 2) < 0.01
+    with pytest.raises(StillhouseError, match=r"\[0, 7\]"):
+        probe_tasks(ProbeTasks(tasks=[[0, 1], [0, 7]]), ARM, context((points, labels), (points, labels)))
 
 
 def test_few_labels_are_chosen_by_class() -> None:

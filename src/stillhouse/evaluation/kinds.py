@@ -124,6 +124,22 @@ class AttentionDistance(MetricKind):
     """Which block is looked at; None: the last."""
 
 
+class ProbeTasks(Features):
+    """Accuracy of a linear probe on each of several tasks, which are groups of classes: their mean, and the worst."""
+
+    kind: Literal["probe-tasks"] = "probe-tasks"
+    task = "classification"
+    builds = "stillhouse.evaluation.representation:probe_tasks"
+    gives: ClassVar[dict[str, Measure]] = {
+        "probe_mean": Measure("accuracy of linear probes over tasks", "higher", "share"),
+        "probe_worst": Measure("accuracy of a linear probe on the worst task", "higher", "share"),
+    }
+    tasks: Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2)]], Field(min_length=2)]
+    """The classes that each task tells apart."""
+    inverse_penalty: Annotated[float, Field(gt=0)] = 1.0
+    """The larger, the less the weights are held towards zero."""
+
+
 class Agreement(MetricKind):
     """Share of test examples on which the arm and the teacher name the same class, in all, where the teacher is right
     and where it is wrong, and their KL divergence."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.regression_kinds import Regression, Uncertainty
+from stillhouse.evaluation.regression_kinds import Correlation, Regression, Uncertainty
 
 
 def regression(kind: Regression, arm: Arm, context: Context) -> Findings:
@@ -20,6 +20,20 @@ def regression(kind: Regression, arm: Arm, context: Context) -> Findings:
     errors = (predicted - labels).square()  # [N, 1]
     spread = (labels - labels.mean()).square().mean()
     return Findings(metrics={"rmse": errors.mean().sqrt().item(), "r2": (1 - errors.mean() / spread).item()})
+
+
+def correlation(kind: Correlation, arm: Arm, context: Context) -> Findings:
+    """Spearman's and Pearson's correlation over the split; 0 where the predictions are all alike."""
+    from scipy.stats import rankdata
+
+    del kind
+    predicted, labels = _asked(arm, context, "logits").flatten(), _labels(context).flatten()
+    ranks = [torch.from_numpy(rankdata(side.numpy())) for side in (predicted, labels)]
+    return Findings(metrics={"srcc": _pearson(*ranks), "plcc": _pearson(predicted, labels)})
+
+
+def _pearson(one: Tensor, other: Tensor) -> float:
+    return torch.cosine_similarity(one - one.mean(), other - other.mean(), dim=0).item()
 
 
 def uncertainty(kind: Uncertainty, arm: Arm, context: Context) -> Findings:

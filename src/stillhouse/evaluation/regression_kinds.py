@@ -26,3 +26,15 @@ class Uncertainty(MetricKind):
     task = "regression"
     builds = "stillhouse.evaluation.regression:uncertainty"
     gives: ClassVar[dict[str, Measure]] = {"uncertainty": Measure("mean predicted standard deviation")}
+
+
+class Correlation(MetricKind):
+    """Correlation of predicted numbers with the true ones, of their ranks (SRCC) and of themselves (PLCC)."""
+
+    kind: Literal["correlation"] = "correlation"
+    task = "regression"
+    builds = "stillhouse.evaluation.regression:correlation"
+    gives: ClassVar[dict[str, Measure]] = {
+        "srcc": Measure("Spearman correlation", "higher"),
+        "plcc": Measure("Pearson correlation", "higher"),
+    }

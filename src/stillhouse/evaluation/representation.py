@@ -12,7 +12,7 @@ from stillhouse.engine.contracts import Source
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import KNN, AttentionDistance, LinearProbe
+from stillhouse.evaluation.kinds import KNN, AttentionDistance, LinearProbe, ProbeTasks
 from stillhouse.networks.vit import ViT
 from stillhouse.sources.splits import some_of_each
 
@@ -41,13 +41,22 @@ def linear_probe(kind: LinearProbe, arm: Arm, context: Context) -> Findings:
 
     The regression minimises the summed cross-entropy plus |weights|^2 / (2 inverse_penalty).
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     seen, labels = _labelled(arm, context, kind.signal, kind.examples)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=kind.inverse_penalty, max_iter=2000))
-    return _scored("probe_accuracy", probe.fit(seen.numpy(), labels.numpy()), arm, context, kind.signal)
+    return _scored("probe_accuracy", _probe(seen, labels, kind.inverse_penalty), arm, context, kind.signal)
+
+
+def probe_tasks(kind: ProbeTasks, arm: Arm, context: Context) -> Findings:
+    """As `linear_probe`, with a regression of its own for the classes of each task, measured on these alone."""
+    seen, labels = _labelled(arm, context, kind.signal, kind.examples)
+    found, true = features(arm, context, kind.signal, context.source)
+    shares = []
+    for task in kind.tasks:
+        known, asked = torch.isin(labels, torch.tensor(task)), torch.isin(true, torch.tensor(task))
+        if labels[known].unique().numel() < 2 or not asked.any():
+            raise StillhouseError(f"probe-tasks: the data has too few examples of the classes {task}")
+        probe = _probe(seen[known], labels[known], kind.inverse_penalty)
+        shares.append((torch.from_numpy(probe.predict(found[asked].numpy())) == true[asked]).double().mean().item())
+    return Findings(metrics={"probe_mean": sum(shares) / len(shares), "probe_worst": min(shares)})
 
 
 def attention_distance(kind: AttentionDistance, arm: Arm, context: Context) -> Findings:
@@ -77,14 +86,17 @@ def attention_distance(kind: AttentionDistance, arm: Arm, context: Context) -> F
 def features(arm: Arm, context: Context, signal: str, source: Source) -> tuple[Tensor, Tensor]:
     """A signal [N, D] (fp64) of a whole split without augmentation, and the labels [N], on the CPU.
 
-    Maps [B, C, H, W] are averaged over positions, tokens [B, T, D] over tokens.
+    Maps [B, C, H, W] are averaged over positions, tokens [B, T, D] over tokens. Of an ensemble, its members' side by
+    side.
     """
+    wants = [f"{member}.{signal}" for member in getattr(arm.model, "members", ())] or [signal]
     key = ("features", arm.name, signal, source.fingerprint)
     if key not in context.memo:
         found, labels = [], []
         with measuring(arm.model):
             for batch in batches(source, context.batch_size, context.device):
-                found.append(_pooled(arm.model.signals(batch, [signal])[signal]).double().cpu())
+                signals = arm.model.signals(batch, wants)
+                found.append(torch.cat([_pooled(signals[want]) for want in wants], 1).double().cpu())
                 labels.append(batch["labels"].cpu())
         context.memo[key] = torch.cat(found), torch.cat(labels)
     return context.memo[key]
@@ -98,6 +110,15 @@ def _labelled(arm: Arm, context: Context, signal: str, examples: int | None) -> 
         return seen, labels
     rows = some_of_each(labels, examples, seed=SEED)
     return seen[rows], labels[rows]
+
+
+def _probe(seen: Tensor, labels: Tensor, inverse_penalty: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=2000))
+    return probe.fit(seen.numpy(), labels.numpy())
 
 
 def _scored(name: str, classifier: Any, arm: Arm, context: Context, signal: str) -> Findings:

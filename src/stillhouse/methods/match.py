@@ -55,11 +55,7 @@ class Match(Method):
 
     def _parts(self, roles: Roles) -> dict[str, torch.nn.Module]:
         """What the terms train, sized by one batch; misfits between the signals are told here."""
-        mode = roles.student.training
-        roles.student.eval()
-        with torch.no_grad():
-            student = roles.student.signals(roles.example, self.student_wants)
-        roles.student.train(mode)
+        student = roles.look(self.student_wants)
         teacher = self._teacher_signals(roles.example)
         parts = {term.name: term.part(student, teacher) for term in self.terms}
         return {name: part for name, part in parts.items() if part is not None}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from stillhouse.engine.contracts import Batch, Facts
+import torch
+
+from stillhouse.engine.contracts import Batch, Facts, Signals, Source
 from stillhouse.views.model import Model
 
 
@@ -20,3 +23,14 @@ class Roles:
     """A small batch of the source, to size train-only parts by."""
     sampler: Any = None
     """How the student turns noise into samples (stillhouse.networks.samplers); None where the recipe names no way."""
+    source: Source | None = None
+    """What the stage trains on; None outside a run."""
+
+    def look(self, wants: Iterable[str]) -> Signals:
+        """The student's signals on the example, to size parts by: in eval mode, so that no statistic moves."""
+        mode = self.student.training
+        self.student.eval()
+        with torch.no_grad():
+            signals = self.student.signals(self.example, wants)
+        self.student.train(mode)
+        return signals

@@ -198,3 +198,16 @@ class TaskFilters(TermKind):
     classes: Annotated[int, Field(gt=1)]
     width: Annotated[int, Field(gt=0)] | None = None
     """Of what the filters give; by default the teacher's."""
+
+
+class BandContrast(TermKind):
+    """Contrast within the batch of what lies in a band of frequencies, Li et al. 2023 (GloReDi, arXiv:2308.08463)."""
+
+    by: Literal["band_contrast"] = "band_contrast"
+    builds = "stillhouse.objectives.bands:band_contrast"
+    signal: str = Field(...)
+    low: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Where the band begins, as a share of the highest frequency."""
+    high: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Where it ends."""
+    temperature: Temperature = 0.1

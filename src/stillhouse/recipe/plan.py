@@ -206,7 +206,8 @@ class Builder:
         student = self._model(stage.student, stage.role, data.facts, self._teachers_state(stage, data))
         example = data.train.fetch(torch.arange(min(EXAMPLE, len(data.train))), None)
         sampler = None if stage.student.sampler is None else stage.student.sampler.build(student)
-        roles = Roles(student, teacher, data.facts, {k: v.to(self.device) for k, v in example.items()}, sampler)
+        seen = {name: value.to(self.device) for name, value in example.items()}
+        roles = Roles(student, teacher, data.facts, seen, sampler, data.train)
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)

@@ -18,20 +18,24 @@ from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  impor
 from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
 from stillhouse.evaluation import segmentation_kinds as _segmentation  # noqa: F401  importing registers
+from stillhouse.evaluation import task_kinds as _task_metrics  # noqa: F401  importing registers
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
     masked_kinds,  # noqa: F401  importing registers
+    multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  importing registers
 from stillhouse.networks import pretrained_kinds as _pretrained  # noqa: F401  importing registers
+from stillhouse.networks import task_kinds as _tasks  # noqa: F401  importing registers
 from stillhouse.networks.kinds import NetworkKind, Random, SamplerKind, WeightsKind
 from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.expect import check_names, parse
 from stillhouse.sources import (
     altered_kinds,  # noqa: F401  importing registers
+    made_kinds,  # noqa: F401  importing registers
     table_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.sources import encoder_kinds as _texts  # noqa: F401  importing registers

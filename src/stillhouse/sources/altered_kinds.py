@@ -115,3 +115,70 @@ class TwoViews(AlteredKind):
     builds = "stillhouse.sources.mixing:two_views"
     second: Literal["augmented", "plain"] = "augmented"
     """Augmented on its own, or as it is."""
+
+
+class Rotated(AlteredKind):
+    """Training images turned about their middle: another domain of the same classes."""
+
+    kind: Literal["rotated"] = "rotated"
+    builds = "stillhouse.sources.shown:rotated"
+    degrees: float
+    """Counter-clockwise."""
+
+
+class Permuted(AlteredKind):
+    """The pixels of every training image in one other order: a domain that shares no shape with its origin."""
+
+    kind: Literal["permuted"] = "permuted"
+    builds = "stillhouse.sources.shown:permuted"
+    seed: Seed = 0
+
+
+class Halves(AlteredKind):
+    """Images as two modalities, in every split: what lies left of the middle and what lies right, the rest black.
+
+    Batches have `image`, the other half as `second_image`, and the uncut `whole_image`.
+    """
+
+    kind: Literal["halves"] = "halves"
+    builds = "stillhouse.sources.shown:halves"
+    first: Literal["left", "right", "both"] = "left"
+    """What `image` is; `both` for a model of the two modalities, trained by itself."""
+
+
+class Domains(AlteredKind):
+    """Training images of several domains, each turned by its own angle; validation and test are of one held out.
+
+    Batches have `domain`, the number of each image's domain (-1: held out).
+    """
+
+    kind: Literal["domains"] = "domains"
+    builds = "stillhouse.sources.shown:domains"
+    degrees: Annotated[list[float], Field(min_length=2)]
+    """Of the training domains, counter-clockwise; every image belongs to one of them."""
+    held_out: float
+    """Of validation and test."""
+
+
+class Distorted(AlteredKind):
+    """Images blurred and noised, each as much as drawn for it, with a mark for its quality: a regression."""
+
+    kind: Literal["distorted"] = "distorted"
+    builds = "stillhouse.sources.distorted:distorted"
+    opinions: Annotated[int, Field(ge=0)] = 1
+    """People whose marks a training mark is the mean of, each with a scatter of 0.2; 0: no scatter."""
+    seed: Seed = 0
+
+
+class SparseViews(AlteredKind):
+    """Images reconstructed from few projections, in every split, to be restored to the images themselves.
+
+    Batches have `image` from `views` angles, `second_image` from `more`, and the true image as `labels`.
+    """
+
+    kind: Literal["sparse-views"] = "sparse-views"
+    builds = "stillhouse.sources.tomography:sparse_views"
+    views: Annotated[int, Field(gt=0)] = 4
+    more: Annotated[int, Field(gt=0)] = 8
+    first: Literal["few", "more"] = "few"
+    """What `image` is; `more` for a teacher that is trained by itself."""

@@ -55,6 +55,17 @@ class Row(ViewKind):
     builds = "stillhouse.views.row:RowView"
 
 
+class Field(ViewKind):
+    """One field of the batch as it is, for networks that read neither images nor tokens of text."""
+
+    kind: Literal["field"] = "field"
+    builds = "stillhouse.views.field:FieldView"
+    field: str
+    """What the network reads."""
+    truth: str = "labels"
+    """The field that terms on labels are held to."""
+
+
 class Tokens(ViewKind):
     """Token ids; logits are read one position ahead of the token they predict."""
 

@@ -1,0 +1,67 @@
+"""The networks of particular tasks: adaptation, parsing, scenes, marks for quality, restoration. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from stillhouse.engine.settings import Positive
+from stillhouse.kinds import AnyKind
+from stillhouse.networks.kinds import NetworkKind, Width
+
+
+class Adapting(NetworkKind):
+    """A network with what it takes to adapt to a new domain by asking experts (Zhong et al. 2022, arXiv:2210.03885)."""
+
+    kind: Literal["adapting"] = "adapting"
+    builds = "stillhouse.networks.adapting:Adapting"
+    of: Annotated[NetworkKind, AnyKind("network")]
+    """What answers, and takes the step."""
+    tap: str
+    """Module path in it of the features that are brought to the experts', vectors [B, D]."""
+    expert_tap: str
+    """The same of the experts."""
+    width: Width
+    """D, of both."""
+    heads: Annotated[int, Field(gt=0)] = 4
+    """Of the aggregator's attention over experts."""
+    rate: Positive = 0.1
+    """Of the step."""
+
+
+class SpanParser(NetworkKind):
+    """Scores of the spans of a sentence, from a bidirectional LSTM: a parser, with a view of `input_ids`."""
+
+    kind: Literal["span-parser"] = "span-parser"
+    builds = "stillhouse.networks.span_parser:SpanParser"
+    width: Width = 32
+
+
+class GaussianField(NetworkKind):
+    """Features on the Gaussians of data of kind `scene`, with the view of its `weights`."""
+
+    kind: Literal["gaussian-field"] = "gaussian-field"
+    builds = "stillhouse.networks.gaussian_field:GaussianField"
+
+
+class Opinions(NetworkKind):
+    """A mark for an image as the mean of several opinions (Chen et al. 2024, MobileIQA, arXiv:2409.01212)."""
+
+    kind: Literal["opinions"] = "opinions"
+    builds = "stillhouse.networks.opinions:Opinions"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "mse"}]}
+    width: Width = 8
+    """Channels of the first convolution; the second has twice as many."""
+    opinions: Annotated[int, Field(gt=0)] = 3
+    features: Width = 16
+    """Of each opinion."""
+
+
+class GlobalRestorer(NetworkKind):
+    """Restores images through Fourier convolutions (Li et al. 2023, GloReDi, arXiv:2308.08463)."""
+
+    kind: Literal["global-restorer"] = "global-restorer"
+    builds = "stillhouse.networks.global_restorer:GlobalRestorer"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "mse"}]}
+    width: Width = 16
