@@ -29,9 +29,9 @@ ROWS = torch.arange(64)
 
 def test_more_views_come_nearer_to_the_image() -> None:
     images = PLAIN.build().test.fetch(ROWS, None)["image"]
-    errors = [float((reconstructed(images, views) - images).square().mean()) for views in (2, 4, 8, 32)]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.1 * float(images.square().mean())
+    two, four, eight, many = (float((reconstructed(images, n) - images).square().mean()) for n in (2, 4, 8, 32))
+    assert two > 1.5 * four > 2 * eight
+    assert max(eight, many) < 0.1 * float(images.square().mean())  # what is left is the coarse grid's
 
 
 def test_batches_hold_both_reconstructions_and_the_image() -> None:

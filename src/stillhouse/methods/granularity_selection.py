@@ -39,10 +39,10 @@ class GranularitySelection(Method):
         signals = self.student.module.signals(batch, ["logits", "granularity"])
         targets = batch["targets"]  # [B, 3, D]
         shares = signals["granularity"]
-        if self.by == "average":
-            shares = torch.full_like(shares, 1 / shares.shape[1])
-        elif self.by != "learned":
+        if isinstance(self.by, int):
             shares = torch.eye(shares.shape[1], device=shares.device)[self.by].expand_as(shares)
+        elif self.by == "average":
+            shares = torch.full_like(shares, 1 / shares.shape[1])
         losses = Losses(selected=selected_distance(signals["logits"], targets, shares))
         losses.note("largest_share", signals["granularity"].max(1).values.mean())
         return losses

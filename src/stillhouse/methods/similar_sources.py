@@ -40,8 +40,9 @@ class SimilarSources(Method):
         self.weights = weights_of(similarities(self.teacher, kind.source_signal, roles.source), kind.power)
         width = roles.look([kind.signal])[kind.signal].shape[-1]
         answers = {name: member.signals(roles.example)[LOGITS] for name, member in self.teacher.members.items()}
-        heads = {name: nn.Linear(width, logits.shape[-1]) for name, logits in answers.items()}
-        self.student = Player(roles.student, parts=nn.ModuleDict(heads).to(roles.example["labels"].device))
+        device = roles.example["labels"].device
+        heads = {name: nn.Linear(width, logits.shape[-1]).to(device) for name, logits in answers.items()}
+        self.student = Player(roles.student, parts=heads)
 
     def schedule(self) -> Iterator[Turn]:
         yield Turn("student", self.update_student)

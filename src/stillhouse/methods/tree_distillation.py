@@ -40,8 +40,8 @@ class TreeDistillation(Method):
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         scores = self.student.module.signals(batch)["logits"]  # [B, T, T]
         lengths, parsed = batch["lengths"], batch["parsed"]
-        if self.of == "average":
-            return Losses(average=negative_log_likelihood(scores, average_tree(parsed, lengths), lengths))
+        if isinstance(self.of, int):
+            return Losses(one=negative_log_likelihood(scores, parsed[:, self.of], lengths))
         if self.of == "union":  # the mean over parsers of what is linear in the tree
             return Losses(union=negative_log_likelihood(scores, parsed.mean(1), lengths))
-        return Losses(one=negative_log_likelihood(scores, parsed[:, self.of], lengths))
+        return Losses(average=negative_log_likelihood(scores, average_tree(parsed, lengths), lengths))

@@ -38,7 +38,7 @@ class Adapting(nn.Module):
             create_graph: keep the way back to the backbone's and the aggregator's own parameters.
         """
         target = self.aggregator(experts).mean(1)  # [B, D]
-        own = dict(self.backbone.named_parameters())
+        own: dict[str, Tensor] = dict(self.backbone.named_parameters())
         with Taps(self.backbone, [self.tap]) as kept:
             self.answer(own, image)
         loss = (kept[self.tap] - target).square().sum(1).mean()

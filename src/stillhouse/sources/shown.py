@@ -68,7 +68,8 @@ def halves(kind: Halves) -> Data:
         return batch | {"image": named[kind.first], "second_image": second, "whole_image": whole}
 
     data = classified(kind)
-    return Data(*(_shown(source, cut, kind) for source in (data.train, data.validation, data.test)), data.facts)
+    train = _shown(data.train, cut, kind, other=True)
+    return replace(data, train=train, validation=_shown(data.validation, cut, kind), test=_shown(data.test, cut, kind))
 
 
 def domains(kind: Domains) -> Data:

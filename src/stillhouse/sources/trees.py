@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -61,12 +62,10 @@ def grammar(kind: Grammar) -> Data:
         if 4 <= len(words) <= kind.longest:
             drawn.setdefault(tuple(words), spans)
     sentences = list(drawn.items())
-    parts, start = [], 0
-    for count in (kind.train, kind.validation, kind.test):
-        parts.append(_source(sentences[start : start + count], kind, rng))
-        start += count
+    ends = (0, kind.train, kind.train + kind.validation, total)
+    train, validation, test = (_source(sentences[start:end], kind, rng) for start, end in pairwise(ends))
     facts = Facts("parsing", (kind.longest,), 1 + sum(WORDS.values()), licence="made up")
-    return Data(*parts, facts)
+    return Data(train, validation, test, facts)
 
 
 def derive(symbol: str, rng: np.random.Generator, longest: int, depth: int = 0) -> tuple[list[int], list[Span]]:
