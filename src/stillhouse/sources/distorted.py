@@ -13,6 +13,9 @@ from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import Distorted
 
+PATTERNS = 512
+"""Different noises; every image has one of them."""
+
 
 class Marked:
     """A `Source` of another's images, each distorted in a way of its own, with `labels` [B, 1], its mark.
@@ -21,13 +24,14 @@ class Marked:
     `opinions` people whose own marks deviate by 0.2; 0 opinions: the mark without scatter.
     """
 
-    def __init__(self, source: Source, seed: int, opinions: int) -> None:
+    def __init__(self, source: Source, shape: tuple[int, ...], seed: int, opinions: int) -> None:
         self.source = source
         self.augments = getattr(source, "augments", False)
         self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
         rng = torch.Generator().manual_seed(seed)
         self.blur, self.noise = torch.rand(2, len(source), generator=rng)
-        self.seeds = torch.randint(2**31, (len(source),), generator=rng)
+        self.pattern = torch.randint(PATTERNS, (len(source),), generator=rng)
+        self.patterns = torch.randn(PATTERNS, *shape, generator=rng)
         scatter = 0.2 * torch.randn(len(source), generator=rng)
         self.marks = 1 - (self.blur + self.noise) / 2 + (scatter / opinions**0.5 if opinions else 0)
         words = f"{source.fingerprint} distorted {seed} {opinions}"
@@ -41,10 +45,8 @@ class Marked:
         batch = self.source.fetch(indices, rng)
         image = batch["image"]
         blurred = torch.lerp(image, smoothed(image), self.blur[indices].view(-1, 1, 1, 1))
-        noise = torch.stack(
-            [torch.randn(image.shape[1:], generator=torch.Generator().manual_seed(int(s))) for s in self.seeds[indices]]
-        )
-        seen = (blurred + 0.5 * self.noise[indices].view(-1, 1, 1, 1) * noise).clamp(0, 1)
+        noise = 0.5 * self.noise[indices].view(-1, 1, 1, 1) * self.patterns[self.pattern[indices]]
+        seen = (blurred + noise).clamp(0, 1)
         return batch | {"image": seen, "labels": self.marks[indices].unsqueeze(1)}
 
 
@@ -52,7 +54,7 @@ def distorted(kind: Distorted) -> Data:
     """The data as images with marks: the training marks scatter, those of validation and test do not."""
     data = classified(kind)
     train, validation, test = (
-        Marked(source, kind.seed + number, kind.opinions if number == 0 else 0)
+        Marked(source, data.facts.shape, kind.seed + number, kind.opinions if number == 0 else 0)
         for number, source in enumerate((data.train, data.validation, data.test))
     )
     return Data(train, validation, test, replace(data.facts, task="regression", classes=1, names=()))
