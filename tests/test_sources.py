@@ -222,6 +222,25 @@ def test_parquet_images_are_served_as_they_were_encoded(folder: Path) -> None:
     assert everything(data.validation)["labels"].bincount().tolist() == [2, 2]
 
 
+def test_a_data_set_saved_to_disk_is_read_like_its_parquet_files(folder: Path, tmp_path: Path) -> None:
+    """The layout of `DatasetDict.save_to_disk`: a folder a split, and in it Arrow streams."""
+    for split, files in (("train", ["train-0", "train-1"]), ("test", ["test"])):
+        (tmp_path / "saved" / split).mkdir(parents=True)
+        for number, name in enumerate(files):
+            table = parquet.read_table(folder / f"{name}.parquet")
+            target = tmp_path / "saved" / split / f"data-{number:05}-of-{len(files):05}.arrow"
+            with arrow.ipc.new_stream(str(target), table.schema) as stream:
+                stream.write_table(table, max_chunksize=5)
+    one, other = load(folder), load(tmp_path / "saved")
+    assert one.facts == other.facts
+    assert torch.equal(everything(one.train)["image"], everything(other.train)["image"])
+    assert torch.equal(everything(one.test)["labels"], everything(other.test)["labels"])
+    cut = tmp_path / "saved" / "test" / "data-00000-of-00001.arrow"
+    cut.write_bytes(b"no stream")
+    with pytest.raises(StillhouseError, match="is not an Arrow stream"):
+        load(tmp_path / "saved")
+
+
 def test_only_the_training_split_is_augmented(folder: Path) -> None:
     data = load(folder)
     for split, changes in ((data.train, True), (data.validation, False), (data.test, False)):

@@ -27,6 +27,8 @@ from torch import Tensor
 
 from stillhouse.errors import RunFailed, StillhouseError, nearest
 
+ARROW = ".arrow"
+"""How the files end that `save_to_disk` of Hugging Face Datasets writes; all others are Parquet."""
 FORMAT = b"stillhouse images 1"
 Pictures = Callable[[], Iterator[tuple[str, np.ndarray]]]
 """Gives the decoded images, [C, H, W] each, in order, with the words that name each in a message."""
@@ -167,6 +169,11 @@ def _encoded(file: Path, image: str) -> Iterator[tuple[str, bytes]]:
 
 def _values(file: Path, column: str) -> Iterator[Any]:
     try:
+        if file.suffix == ARROW:
+            with arrow.memory_map(str(file)) as stored, arrow.ipc.open_stream(stored) as batches:
+                for batch in batches:
+                    yield from batch.column(column).to_pylist()
+            return
         with parquet.ParquetFile(file) as rows:
             for batch in rows.iter_batches(1024, columns=[column]):
                 yield from batch.column(0).to_pylist()
@@ -175,13 +182,22 @@ def _values(file: Path, column: str) -> Iterator[Any]:
 
 
 def _column(file: Path, name: str) -> arrow.Field:
-    try:
-        schema = parquet.read_schema(file)
-    except arrow.ArrowInvalid as error:
-        raise StillhouseError(f"{file} is not a Parquet file ({error})") from error
+    schema = schema_of(file)
     if name not in schema.names:
         raise StillhouseError(f"{file} has no column {name!r}; {nearest(name, schema.names)}")
     return schema.field(name)
+
+
+def schema_of(file: Path) -> arrow.Schema:
+    """The columns of a file. Raises StillhouseError where it is not what its name says."""
+    try:
+        if file.suffix != ARROW:
+            return parquet.read_schema(file)
+        with arrow.memory_map(str(file)) as stored, arrow.ipc.open_stream(stored) as batches:
+            return batches.schema
+    except (arrow.ArrowInvalid, OSError) as error:
+        what = "an Arrow stream" if file.suffix == ARROW else "a Parquet file"
+        raise StillhouseError(f"{file} is not {what} ({error})") from error
 
 
 def _pixels(data: bytes, where: str, mode: str | None = None, size: int | None = None) -> tuple[str, np.ndarray]:

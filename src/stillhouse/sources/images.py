@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as parquet
 import torch
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from stillhouse.engine.contracts import Data, Facts
 from stillhouse.engine.paths import resolve
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.arrays import ImageArray
-from stillhouse.sources.decoded import Decoded, decode
+from stillhouse.sources.decoded import ARROW, Decoded, decode, schema_of
 from stillhouse.sources.hub import HUB
 from stillhouse.sources.kinds import ImageParquet
 from stillhouse.sources.splits import by_class
@@ -57,9 +56,9 @@ def _files(folder: Path, split: str) -> list[Path]:
             f"data.path: there is no folder {folder}. Relative paths start at --root (now {resolve('.')}); "
             f"a data set of the Hugging Face hub is named '{HUB}owner/name'"
         )
-    files = sorted(folder.rglob(f"{split}*.parquet"))
+    files = sorted(folder.rglob(f"{split}*.parquet")) or sorted((folder / split).glob(f"*{ARROW}"))
     if not files:
-        raise StillhouseError(f"data.path: no file {split}*.parquet in {folder}")
+        raise StillhouseError(f"data.path: no file {split}*.parquet in {folder}, and no {split}/*{ARROW}")
     return files
 
 
@@ -80,7 +79,7 @@ def _download(path: str) -> Path:
 
 def _class_names(file: Path, label: str) -> tuple[str, ...]:
     """The names in the Hugging Face part of the file's metadata, where there are any."""
-    metadata = parquet.read_schema(file).metadata or {}
+    metadata = schema_of(file).metadata or {}
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])

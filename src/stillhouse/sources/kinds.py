@@ -42,7 +42,7 @@ class Digits(DataKind):
 
 
 class ImageParquet(DataKind):
-    """Images in Parquet files of the Hugging Face layout: encoded bytes and a class index in each row.
+    """Images of a Hugging Face data set, in Parquet files or as saved to disk: encoded bytes and a class in each row.
 
     All images of one size. They are decoded once and kept in the cache folder, memory-mapped from then on.
     """
@@ -50,7 +50,8 @@ class ImageParquet(DataKind):
     kind: Literal["image-parquet"] = "image-parquet"
     builds = "stillhouse.sources.images:image_parquet"
     path: Annotated[str, Field(min_length=1)]
-    """A folder with train*.parquet and test*.parquet, or `hub:owner/name`, downloaded from the Hugging Face hub."""
+    """A folder with train*.parquet and test*.parquet, or with train/*.arrow and test/*.arrow (`save_to_disk`), or
+    `hub:owner/name`, downloaded from the Hugging Face hub."""
     image: str = "img"
     """Column of the images."""
     label: str = "label"
