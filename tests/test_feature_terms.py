@@ -518,6 +518,27 @@ def test_review_without_fusion_is_the_pyramid_of_the_last_layer() -> None:
     torch.testing.assert_close(only(ours[-1:], theirs[-1:]), expected)
 
 
+def test_review_fuses_a_layer_with_what_came_from_the_deeper_one() -> None:
+    """Two layers with bare operations: normed convolutions, the deeper one repeated upwards, weighed by two maps."""
+    ours, theirs = ([drawn(3, 4, 4, 4, seed=s), drawn(3, 6, 2, 2, seed=s + 1)] for s in (1, 3))
+    loss = parts.KnowledgeReview(ours, theirs).double()
+    state = loss.state_dict()
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        y = nn.functional.conv2d(x, state[f"{name}.0.weight"], padding=state[f"{name}.0.weight"].shape[-1] // 2)
+        variance, mean = torch.var_mean(y, (0, 2, 3), correction=0, keepdim=True)
+        return (y - mean) / (variance + 1e-5).sqrt()
+
+    deep, own = normed(ours[1], "inward.1"), normed(ours[0], "inward.0")
+    raised = deep.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    both = torch.cat([own, raised], 1)
+    maps = torch.einsum("oc,bchw->bohw", state["attention.0.weight"][:, :, 0, 0], both)
+    maps = 1 / (1 + (-maps - state["attention.0.bias"].view(1, 2, 1, 1)).exp())
+    fused = own * maps[:, :1] + raised * maps[:, 1:]
+    expected = features.pyramid(normed(deep, "outward.1"), theirs[1])
+    torch.testing.assert_close(loss(ours, theirs), expected + features.pyramid(normed(fused, "outward.0"), theirs[0]))
+
+
 def test_calibration_weighs_distances_by_shares() -> None:
     loss, student, teacher = built("semckd")
     assert isinstance(loss, parts.SemanticCalibration)

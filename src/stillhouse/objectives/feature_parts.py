@@ -136,7 +136,8 @@ class KnowledgeReview(nn.Module):
     From the deepest layer up, each layer of the student is fused with what came from below it (ABF: 1 x 1
     convolution and batch norm, the fused features upsampled, and two attention maps, a sigmoid of a 1 x 1 convolution
     of both, that weigh the sum), brought to the teacher's width by a 3 x 3 convolution with batch norm, and held to
-    the teacher's layer by `pyramid` (HCL). The value is the sum over layers.
+    the teacher's layer by `pyramid` (HCL). The value is the sum over layers. The convolutions start as PyTorch's do,
+    narrower by the root of 3 than in the authors' code; batch norm follows them.
 
     Args: two lists of as many feature maps, from the first layer to the last; vectors after pooling may stand last.
     """
