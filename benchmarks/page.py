@@ -17,6 +17,7 @@ HEAD = """# Benchmarks
 Made by `python benchmarks/page.py` from `benchmarks/results/`. Each script times its contestants in turn in one
 process and reports medians, and ratios pair by pair; absolute times are of one machine and its load at the time.
 Run them again with `python benchmarks/overhead.py`, `startup.py`, `store.py` and `scaling.py`.
+[torchdistill](torchdistill.md) has a page of its own.
 """
 NOTES = {
     "overhead": "A step of the engine against a hand-written PyTorch loop with the same networks, batches, loss and "
