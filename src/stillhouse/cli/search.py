@@ -34,7 +34,7 @@ def search(
     when it is called again. Needs stillhouse[search].
 
     \b
-      stillhouse search my-recipe.yaml
+      stillhouse search distiller-digits
       stillhouse search my-recipe.yaml train.batch_size=32 --trials 30 --out runs/mine
     """
     from stillhouse.engine.paths import set_root

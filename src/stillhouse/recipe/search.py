@@ -17,6 +17,7 @@ import os
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -138,16 +139,16 @@ def trial_recipe(recipe: Recipe, choices: Mapping[str, Any], *, whole: bool = Fa
 def _claim(recipe: Recipe, folder: Path, device: str | None) -> None:
     """Make the folder this recipe's search, or see that it is. Raises StillhouseError where it is another's."""
     file = folder / "recipe.yaml"
-    if not file.is_file():
+    if file.is_file():
+        if _asked(load(file)) != _asked(recipe):
+            why = "the search of another recipe, or of this one before it was changed"
+            raise StillhouseError(f"{folder} holds {why}: choose another --out")
+    else:
         if folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise StillhouseError(f"{folder} holds files that are no search's: choose another --out")
         require_fit(trial_recipe(recipe, {}), device)
         make_folder(folder)
-        write_text(file, dump(recipe))
-    elif _asked(load(file)) != _asked(recipe):
-        raise StillhouseError(
-            f"{folder} holds the search of another recipe, or of this one before it was changed: choose another --out"
-        )
+    write_text(file, dump(recipe))
 
 
 def _asked(recipe: Recipe) -> dict[str, Any]:
@@ -253,7 +254,8 @@ class _Search:
             done = self.stages.get(key)
             if done is not None and not (folder / "stages" / done.name).exists():
                 make_folder(folder / "stages")
-                os.link(done, folder / "stages" / done.name)
+                with suppress(OSError):  # a file system without hard links: the stage is done again
+                    os.link(done, folder / "stages" / done.name)
         begin(recipe, folder, device=self.device, plugins=self.plugins)
 
     def _share(self, trial: Trial) -> None:
