@@ -32,6 +32,7 @@ from stillhouse.objectives.divergences import (
     total_variation,
 )
 from stillhouse.objectives.kinds import CrossEntropy
+from stillhouse.objectives.logit_parts import Discriminator
 from stillhouse.objectives.terms import build_terms
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.plan import Builder, planned
@@ -137,6 +138,11 @@ def by_alpha_beta(s: Row, t: Row, a: float, b: float) -> float:
     return 4.0 * -inner / (a * b)
 
 
+def by_binary_norm(s: list[float], t: list[float]) -> float:
+    half = [sigmoid((a - b) / 3) for a, b in zip(s, t, strict=True)]
+    return 9 * sum(0.5 * math.log(0.5 / q) + 0.5 * math.log(0.5 / (1 - q)) for q in half)
+
+
 def by_binary(s: Row, t: Row) -> float:
     total = 0.0
     for x, y in zip(s, t, strict=True):
@@ -181,11 +187,13 @@ EACH: dict[str, tuple[Loss, Callable[..., float]]] = {
         lambda s, t: sum(abs(a - b) for a, b in zip(softmax(s, 2), softmax(t, 2), strict=True)) / 2,
     ),
     "binary": (partial(losses.binary_kl, temperature=2.0), by_binary),
+    "binary, normalised": (partial(losses.binary_kl_norm, temperature=3.0), by_binary_norm),
     "mse": (partial(mse, each_position=True), partial(differences, power=2)),
     "l1": (partial(l1, each_position=True), partial(differences, power=1)),
 }
 WITH_LABELS = {"decoupled", "ranked", "enhanced", "enhanced as in the code"}
 NO_DIVERGENCE = {"soft", "hard", "ranked", "enhanced", "enhanced as in the code"}
+LOGITS_THEMSELVES = {"mse", "l1", "binary, normalised"}
 each = pytest.mark.parametrize("name", EACH)
 
 
@@ -252,7 +260,7 @@ def test_extreme_logits_stay_finite(name: str, swapped: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(EACH) - {"standardised", "standardised as in the code", "ranked", "mse", "l1", "inter"})
+    "name", sorted(set(EACH) - LOGITS_THEMSELVES - {"standardised", "standardised as in the code", "ranked", "inter"})
 )
 def test_classes_that_both_exclude_add_nothing(name: str) -> None:
     student, teacher, labels = logits(4, 5, seed=8), logits(4, 5, seed=9), torch.tensor([0, 4, 2, 1])
@@ -529,6 +537,41 @@ def test_class_balance_by_hand() -> None:
             logit_weights.class_balanced(asked, counts=counts, beta=beta)
 
 
+def test_the_least_certain_are_picked() -> None:
+    scores = torch.tensor([[9.0, 0.0], [0.0, 0.0], [0.0, 1.0], [3.0, 0.0], [0.0, 5.0]])
+    assert logit_weights.highest_entropy(scores, share=0.5).tolist() == pytest.approx([0.0, 5 / 3, 5 / 3, 5 / 3, 0.0])
+    assert logit_weights.highest_entropy(scores, share=0.2).tolist() == [0.0, 5.0, 0.0, 0.0, 0.0]
+
+
+def test_a_discriminator_is_deceived_by_the_student_and_trained_against_it() -> None:
+    student, teacher = logits(6, 4, seed=41).requires_grad_(), logits(6, 4, seed=42).requires_grad_()
+    torch.manual_seed(0)
+    part = Discriminator(student, teacher, width=5).double()
+    value = part(student, teacher)
+    odds = [part.told(side).squeeze(-1).sigmoid() for side in (student, teacher)]
+    expected = -odds[0].log() - (1 - odds[1]).log()
+    torch.testing.assert_close(value, expected)
+    parameters = list(part.parameters())
+    theirs = torch.autograd.grad(expected.sum(), [student, *parameters], retain_graph=True)
+    ours = torch.autograd.grad(value.sum(), [student, *parameters], retain_graph=True)
+    torch.testing.assert_close(ours[0], -theirs[0])
+    torch.testing.assert_close(ours[1:], theirs[1:])
+    value.sum().backward()
+    assert teacher.grad is None
+
+
+def test_an_auxiliary_head_is_a_projector_of_the_features() -> None:
+    kind = {"by": "binary_kl_norm", "signal": "features.pool", "teacher_signal": "logits", "project": "linear"}
+    (term,) = build_terms(Match.model_validate({"terms": [kind]}).terms)
+    student, teacher = {"features.pool": torch.randn(5, 7, requires_grad=True)}, {"logits": torch.randn(5, 3)}
+    part = term.part(student, teacher)
+    assert part is not None
+    loss = term(student, teacher, None, None, parts={term.name: part})
+    head = next(part.parameters())
+    expected = losses.binary_kl_norm(student["features.pool"] @ head.T, teacher["logits"])
+    torch.testing.assert_close(loss.values, expected)
+
+
 def gated(gate: dict[str, Any] | None, **term: Any) -> Any:
     options = {"by": "kl"} | term | ({} if gate is None else {"gate": gate})
     match = Match.model_validate({"terms": [options]})
@@ -700,11 +743,14 @@ TERMS: dict[str, dict[str, Any]] = {
     "total_variation": {},
     "conditional_information": {"weight": -0.5},
     "binary_kl": {"temperature": 2.0},
+    "binary_kl_norm": {},
+    "discriminator": {},
 }
 GATES: dict[str, dict[str, Any]] = {
     "confidence": {"temperature": 2.0},
     "entropy": {"of": "student", "favours": "uncertain"},
     "entropy_gap": {},
+    "highest_entropy": {},
     "correct": {"right": 1.0, "wrong": 0.5},
     "bias_variance": {},
     "class_balanced": {"counts": list(range(1, 11))},

@@ -82,6 +82,23 @@ class EntropyGap(GateKind):
         return ("student", "teacher")
 
 
+class HighestEntropy(GateKind):
+    """The share of a batch that is least certain, each with 1 / share; zero for the others.
+
+    CutMixPick of Wang et al. 2022 (arXiv:2012.02909), section 3.3: of twice as many candidates as a batch should
+    have, half are kept (`share: 0.5`) by the teacher's entropy.
+    """
+
+    by: Literal["highest_entropy"] = "highest_entropy"
+    builds = "stillhouse.objectives.logit_weights:highest_entropy"
+    of: Side = "teacher"
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        return (self.of,)
+
+
 class Correct(GateKind):
     """One weight where the most likely class is the label, another where it is not.
 

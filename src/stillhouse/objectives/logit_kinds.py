@@ -237,7 +237,7 @@ class ConditionalInformation(TermKind):
     teacher_signal: None = None
 
 
-class BinaryKL(TermKind):
+class BinaryKL(FeatureTerm):
     """KL of each class's sigmoid, for multi-label answers, Yang et al. 2023 (arXiv:2308.06453)."""
 
     by: Literal["binary_kl"] = "binary_kl"
@@ -245,6 +245,30 @@ class BinaryKL(TermKind):
     temperature: Temperature = 1.0
     squared: bool = True
     """Multiply by T^2."""
+
+
+class BinaryKLNorm(FeatureTerm):
+    """KL of one half and the sigmoid of the logits' difference, Yang et al. 2024 (DHKD, arXiv:2411.08937).
+
+    Their auxiliary head is `project: linear` on the features that the student's own head sees:
+    `signal: features.pool, teacher_signal: logits`.
+    """
+
+    by: Literal["binary_kl_norm"] = "binary_kl_norm"
+    builds = "stillhouse.objectives.logits:binary_kl_norm"
+    temperature: Temperature = 2.0
+
+
+class Discriminator(TermKind):
+    """A small network tells student's from teacher's logits, and the student deceives it.
+
+    Shen & Savvides 2020 (MEAL V2, arXiv:2009.08453), section 3.3.
+    """
+
+    by: Literal["discriminator"] = "discriminator"
+    builds = "stillhouse.objectives.logit_parts:Discriminator"
+    width: Annotated[int, Field(gt=0)] = 16
+    """Of its one hidden layer."""
 
 
 class BinaryCrossEntropy(TermKind):

@@ -33,6 +33,15 @@ def entropy(
     return share if favours == "uncertain" else 1 - share
 
 
+def highest_entropy(logits: Tensor, *, share: float) -> Tensor:
+    """N / K where H(P) is among the K = ceil(share N) largest of the N positions, zero elsewhere. [..., V] -> [...]."""
+    found = entropy(logits, favours="uncertain")
+    kept = math.ceil(share * found.numel())
+    weights = torch.zeros_like(found).flatten()
+    weights[found.flatten().topk(kept).indices] = found.numel() / kept
+    return weights.view_as(found)
+
+
 def entropy_gap(
     student: Tensor, teacher: Tensor, *, teacher_higher: float, student_higher: float, temperature: float = 1.0
 ) -> Tensor:

@@ -294,6 +294,17 @@ def binary_kl(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squ
     return forward_kl(ours, theirs, temperature=temperature, squared=squared).sum(-1)
 
 
+def binary_kl_norm(student: Tensor, teacher: Tensor, *, temperature: float = 2.0) -> Tensor:
+    """T^2 sum_v KL(Bernoulli(1/2) || Bernoulli(sigmoid((s_v - t_v) / T))), BinaryKL-Norm of Yang et al. 2024
+    (DHKD, arXiv:2411.08937): a loss on the logits themselves, zero where s = t.
+
+    Args: logits [..., V], all finite. Returns [...].
+    """
+    require_same_shape(student, teacher)
+    gap = (at_least_fp32(student) - at_least_fp32(teacher.detach())) / temperature
+    return temperature**2 * ((functional.softplus(gap) + functional.softplus(-gap)) / 2 - math.log(2)).sum(-1)
+
+
 def binary_cross_entropy(student: Tensor, target: Tensor) -> Tensor:
     """-sum_v (y_v log Q_v + (1 - y_v) log(1 - Q_v)), Q the sigmoid: multi-label answers against the data's labels.
 
