@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import Answers, answers, batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, GroupAccuracy, PatchShuffle
+from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, GroupAccuracy, PatchShuffle, ShiftedAccuracy
 
 MOST_CLASSES = 40
 """More classes than this are drawn by rank, not by name: a reader could not tell them apart."""
@@ -57,6 +58,25 @@ def patch_shuffle(kind: PatchShuffle, arm: Arm, context: Context) -> Findings:
     values = torch.cat(right)
     return Findings(
         metrics={"shuffled_accuracy": values.mean().item()}, per_example={"shuffled_accuracy": values.tolist()}
+    )
+
+
+def shifted_accuracy(kind: ShiftedAccuracy, arm: Arm, context: Context) -> Findings:
+    """Accuracy over all moves by up to `pixels` down and right, or up and left."""
+    most = kind.pixels
+    found = []
+    with measuring(arm.model):
+        for batch in batches(context.source, context.batch_size, context.device):
+            height, width = batch["image"].shape[-2:]
+            padded = functional.pad(batch["image"], (most, most, most, most))
+            right = torch.zeros(len(padded), dtype=torch.float64)
+            for down, across in product(range(2 * most + 1), repeat=2):
+                seen = batch | {"image": padded[..., down : down + height, across : across + width]}
+                right += (arm.model.signals(seen)["logits"].argmax(-1) == batch["labels"]).double().cpu()
+            found.append(right / (2 * most + 1) ** 2)
+    values = torch.cat(found)
+    return Findings(
+        metrics={"shifted_accuracy": values.mean().item()}, per_example={"shifted_accuracy": values.tolist()}
     )
 
 

@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from stillhouse.kinds import Kind, kinds
+from stillhouse.kinds import AnyKind, Kind, kinds
+from stillhouse.methods.kinds import Term
+from stillhouse.sources.kinds import DataKind
 
 
 class Measure(NamedTuple):
@@ -77,6 +79,58 @@ class PatchShuffle(MetricKind):
     }
     patch: Annotated[int, Field(gt=0)]
     """Height and width in pixels."""
+
+
+class ShiftedAccuracy(MetricKind):
+    """Accuracy on images moved by whole pixels, the mean over all ways to move them; zeros move in."""
+
+    kind: Literal["shifted-accuracy"] = "shifted-accuracy"
+    task = "classification"
+    builds = "stillhouse.evaluation.classification:shifted_accuracy"
+    gives: ClassVar[dict[str, Measure]] = {"shifted_accuracy": Measure("accuracy, images moved", "higher", "share")}
+    pixels: Annotated[int, Field(gt=0)] = 2
+    """Most pixels that an image is moved, each way; the image in its place is one of the ways."""
+
+
+class TeacherStddev(MetricKind):
+    """How much the teacher's mean answer to augmented training images changes from one draw to the next.
+
+    T. stddev of Wang et al. 2022 (arXiv:2012.02909), section 3.2: known before a student is trained, and lower where
+    an augmentation serves distillation better.
+    """
+
+    kind: Literal["teacher-stddev"] = "teacher-stddev"
+    task = "classification"
+    needs_teacher = True
+    builds = "stillhouse.evaluation.augmentation:teacher_stddev"
+    gives: ClassVar[dict[str, Measure]] = {
+        "teacher_stddev": Measure("deviation of the teacher's mean answer to its training images", "lower")
+    }
+    data: dict[str, Annotated[DataKind, AnyKind("data")]]
+    """By arm, what it trains on; other arms are left out."""
+    draws: Annotated[int, Field(gt=1)] = 64
+    """Means that are compared."""
+    examples: Annotated[int, Field(gt=0)] = 640
+    """Images in each, drawn with replacement."""
+
+
+class GradientConflict(MetricKind):
+    """Cosine between the gradients of two terms on the training split: of the head's parameters and of all others.
+
+    Below zero, what lowers one term raises the other (Yang et al. 2024, arXiv:2411.08937, section 3).
+    """
+
+    kind: Literal["gradient-conflict"] = "gradient-conflict"
+    task = "classification"
+    needs_teacher = True
+    builds = "stillhouse.evaluation.conflict:gradient_conflict"
+    gives: ClassVar[dict[str, Measure]] = {
+        "head_cosine": Measure("cosine of the terms' gradients in the head", "higher"),
+        "backbone_cosine": Measure("cosine of the terms' gradients before the head", "higher"),
+    }
+    terms: Annotated[list[Term], Field(min_length=2, max_length=2)]
+    head: str = "linear"
+    """Module path of the head."""
 
 
 class Features(MetricKind):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,3 +34,10 @@ class Roles:
             signals = self.student.signals(self.example, wants)
         self.student.train(mode)
         return signals
+
+    def everything(self, size: int = 512) -> Iterator[Batch]:
+        """The whole training source in order and as it is, on the student's device, `size` examples at a time."""
+        assert self.source is not None, "the builder gives the source"
+        device = next(iter(self.example.values())).device
+        for rows in torch.arange(len(self.source)).split(size):
+            yield {name: value.to(device) for name, value in self.source.fetch(rows, None).items()}

@@ -149,6 +149,17 @@ class Trees(NetworkKind):
     """Least probability a forest gives a class, so that its logarithm is finite."""
 
 
+class Subclassed(NetworkKind):
+    """Another network with several outputs a class, whose probabilities are added up: `logits`, `subclass_logits`."""
+
+    kind: Literal["subclassed"] = "subclassed"
+    builds = "stillhouse.networks.subclassed:Subclassed"
+    of: Annotated[NetworkKind, AnyKind("network")]
+    """The network, which gives logits alone."""
+    subclasses: Annotated[int, Field(gt=1)] = 4
+    """Outputs a class."""
+
+
 class Llama(NetworkKind):
     """A small `LlamaForCausalLM` (Touvron et al. 2023, arXiv:2302.13971) over the vocabulary of the data."""
 

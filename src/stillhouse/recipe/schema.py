@@ -22,6 +22,7 @@ from stillhouse.evaluation import task_kinds as _task_metrics  # noqa: F401  imp
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
+    logit_kinds,  # noqa: F401  importing registers
     masked_kinds,  # noqa: F401  importing registers
     multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers

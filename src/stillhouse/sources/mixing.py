@@ -59,7 +59,7 @@ def cutmix(kind: CutMix) -> Data:
     """
 
     def mixed(batch: Batch, other: Batch, rng: torch.Generator) -> Batch:
-        pasted = _rectangles(batch["image"], _beta(kind.alpha, len(batch["image"]), rng), rng)  # [B, 1, H, W]
+        pasted = rectangles(batch["image"], _beta(kind.alpha, len(batch["image"]), rng), rng)  # [B, 1, H, W]
         share = 1 - pasted.float().mean((1, 2, 3))
         image = torch.where(pasted, other["image"], batch["image"])
         return {"image": image, "labels": torch.lerp(other["labels"], batch["labels"], share.view(-1, 1))}
@@ -114,13 +114,13 @@ def _beta(alpha: float, count: int, rng: torch.Generator) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count)).float()
 
 
-def _rectangles(images: Tensor, share: Tensor, rng: torch.Generator) -> Tensor:
+def rectangles(images: Tensor, share: Tensor, rng: torch.Generator) -> Tensor:
     """Where a rectangle of area 1 - share lies in each image: bool [B, 1, H, W]."""
     count, _, height, width = images.shape
-    inside = torch.ones(count, 1, 1, 1, dtype=torch.bool)
+    inside = torch.ones(count, 1, 1, 1, dtype=torch.bool, device=images.device)
     for size, shape in ((height, (count, 1, -1, 1)), (width, (count, 1, 1, -1))):
         half = (size * (1 - share).sqrt() / 2).view(-1, 1)
-        centre = torch.rand(count, 1, generator=rng) * size
-        place = torch.arange(size) + 0.5  # pixel centres
+        centre = torch.rand(count, 1, generator=rng, device=rng.device) * size
+        place = torch.arange(size, device=images.device) + 0.5  # pixel centres
         inside = inside & ((place - centre).abs() < half).view(shape)
     return inside

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from stillhouse.engine.contracts import Batch, Signals
+from stillhouse.errors import StillhouseError
 from stillhouse.views.asis import AsIsView
 from stillhouse.views.model import Model, View
 
@@ -48,3 +49,13 @@ class Frozen(Model):
     def signals(self, batch: Batch, wants: Iterable[str] = ("logits",)) -> Signals:
         with torch.no_grad():
             return super().signals(batch, wants)
+
+
+def one_network(teacher: Teacher | None, method: str) -> Frozen:
+    """The teacher where it is a live network, which can be asked for more than signals. Raises StillhouseError."""
+    if type(teacher) is not Frozen:
+        raise StillhouseError(
+            f"method {method!r} looks into its teacher, which must be one live network: name it under 'teacher', "
+            "without members and without a store"
+        )
+    return teacher
