@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stillhouse.engine.contracts import Batch, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
-from stillhouse.evaluation.kinds import GradientConflict, ShiftedAccuracy, TeacherStddev
+from stillhouse.evaluation.kinds import HeadConflict, ShiftedAccuracy, TeacherStddev
 from stillhouse.methods.ferkd import FerKD, calibrated
 from stillhouse.methods.hard import NOISE, Hard
 from stillhouse.methods.lelp import LELP, directions
@@ -222,7 +222,7 @@ def test_a_teachers_mean_answer_varies_with_its_images() -> None:
 def test_gradients_of_two_terms_are_compared(terms: list[Any], sign: int) -> None:
     student, teacher = model(ConvNet(width=4)), Frozen(model(ConvNet(width=4), seed=1))
     at = context(teacher=teacher, student=student)
-    found = GradientConflict.model_validate({"terms": terms}).build(at.arms["student"], at).metrics
+    found = HeadConflict.model_validate({"terms": terms}).build(at.arms["student"], at).metrics
     if sign:
         assert found == pytest.approx({"head_cosine": 1.0, "backbone_cosine": 1.0})
         return
@@ -237,7 +237,7 @@ def test_gradients_of_two_terms_are_compared(terms: list[Any], sign: int) -> Non
     ours, other = (torch.cat([g.flatten() for g in side]) for side in sides)
     assert found["head_cosine"] == pytest.approx((ours @ other / ours.norm() / other.norm()).item(), abs=1e-5)
     with pytest.raises(StillhouseError, match="does not name one part"):
-        GradientConflict.model_validate({"terms": terms, "head": "top"}).build(at.arms["student"], at)
+        HeadConflict.model_validate({"terms": terms, "head": "top"}).build(at.arms["student"], at)
 
 
 @pytest.mark.parametrize(

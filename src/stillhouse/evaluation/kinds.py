@@ -114,16 +114,16 @@ class TeacherStddev(MetricKind):
     """Images in each, drawn with replacement."""
 
 
-class GradientConflict(MetricKind):
-    """Cosine between the gradients of two terms on the training split: of the head's parameters and of all others.
+class HeadConflict(MetricKind):
+    """Cosine between the gradients of two terms after training: of the head's parameters and of all others.
 
     Below zero, what lowers one term raises the other (Yang et al. 2024, arXiv:2411.08937, section 3).
     """
 
-    kind: Literal["gradient-conflict"] = "gradient-conflict"
+    kind: Literal["head-conflict"] = "head-conflict"
     task = "classification"
     needs_teacher = True
-    builds = "stillhouse.evaluation.conflict:gradient_conflict"
+    builds = "stillhouse.evaluation.head_conflict:head_conflict"
     gives: ClassVar[dict[str, Measure]] = {
         "head_cosine": Measure("cosine of the terms' gradients in the head", "higher"),
         "backbone_cosine": Measure("cosine of the terms' gradients before the head", "higher"),

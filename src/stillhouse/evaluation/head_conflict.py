@@ -1,4 +1,4 @@
-"""Whether two terms pull a network's parameters the same way."""
+"""Whether two terms pull the parameters of a trained network's head, and those before it, the same way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from stillhouse.engine.contracts import Signals
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import GradientConflict
+from stillhouse.evaluation.kinds import HeadConflict
 from stillhouse.objectives.terms import Term, build_terms
 
 
-def gradient_conflict(kind: GradientConflict, arm: Arm, context: Context) -> Findings:
+def head_conflict(kind: HeadConflict, arm: Arm, context: Context) -> Findings:
     """Cosine of the two terms' gradients, each summed over the training split as it is, by part of the network.
 
     Nothing for the teacher itself. Raises StillhouseError without a teacher, without such a head, and for terms that
@@ -23,12 +23,12 @@ def gradient_conflict(kind: GradientConflict, arm: Arm, context: Context) -> Fin
     if arm.name == "teacher":
         return Findings()
     if "teacher" not in context.arms:
-        raise StillhouseError("gradient-conflict compares terms on a teacher, and this run has none: leave it out")
+        raise StillhouseError("head-conflict compares terms on a teacher, and this run has none: leave it out")
     network = arm.model.network
     names = [name for name, _ in network.named_parameters()]
     inside = [name.startswith(f"{kind.head}.") for name in names]
     if not any(inside) or all(inside):
-        raise StillhouseError(f"gradient-conflict: {kind.head!r} does not name one part of {arm.name}: {names}")
+        raise StillhouseError(f"head-conflict: {kind.head!r} does not name one part of {arm.name}: {names}")
     first, second = (_gradient(term, network, arm, context) for term in build_terms(kind.terms))
     cosines = {}
     for metric, part in (("head_cosine", True), ("backbone_cosine", False)):
@@ -40,7 +40,7 @@ def gradient_conflict(kind: GradientConflict, arm: Arm, context: Context) -> Fin
 def _gradient(term: Term, network: nn.Module, arm: Arm, context: Context) -> list[Tensor]:
     """The gradient of the term's sum over the training split, by parameter."""
     if term.trains or getattr(term.kind, "project", None) is not None:
-        raise StillhouseError(f"gradient-conflict: term {term.name!r} trains parts of its own, which are gone")
+        raise StillhouseError(f"head-conflict: term {term.name!r} trains parts of its own, which are gone")
     parameters = list(network.parameters())
     total = [torch.zeros_like(parameter) for parameter in parameters]
     teacher = context.arms["teacher"].model
