@@ -15,7 +15,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.evaluation.kinds import HeadConflict, ShiftedAccuracy, TeacherStddev
 from stillhouse.methods.ferkd import FerKD, calibrated
-from stillhouse.methods.hard import NOISE, Hard
+from stillhouse.methods.hard import MOVES, Hard
 from stillhouse.methods.lelp import LELP, directions
 from stillhouse.methods.logit_kinds import LELP as LELPKind
 from stillhouse.methods.logit_kinds import FerKD as FerKDKind
@@ -77,7 +77,7 @@ def test_the_augmenter_raises_disagreement_and_the_student_lowers_it() -> None:
     assert isinstance(method, Hard)
 
     def disagreement() -> float:
-        z = torch.randn(16, NOISE, generator=torch.Generator().manual_seed(5))
+        z = torch.randn(16, MOVES, generator=torch.Generator().manual_seed(5))
         seen = batch() | {"image": method.augmenter(batch()["image"], z)}
         with torch.no_grad():
             return method.divergence(student.signals(seen)["logits"], teacher.signals(seen)["logits"]).mean().item()

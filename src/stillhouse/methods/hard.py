@@ -4,8 +4,8 @@ Paper: Nix, Burg & Sinz 2023, "HARD: Hard Augmentations for Robust Distillation"
 Algorithm: for each batch of images x, with noise z,
     augmenter: x~ = A(x, z); one step up on KL(teacher(x~) || student(x~)) - keep KL(teacher(x) || teacher(x~));
     student: one step down on KL(teacher || student) on x and on new x~. No labels.
-Roles: student; augmenter, a spatial transform whose parameters a small network gives for image and noise; teacher,
-    asked with gradients to its input.
+Roles: student; augmenter, a spatial transform, whose distribution over moves a small network gives for an image;
+    teacher, asked with gradients to its input.
 Deviations: the spatial augmenter alone, not the paper's variational autoencoder. What holds the augmenter back is the
     teacher's own answer to the image before it is moved, by a weight; both players step on every batch.
 Limits: one image field; a live teacher.
@@ -27,23 +27,25 @@ from stillhouse.sources.spatial import moved
 from stillhouse.teachers.frozen import one_network
 from stillhouse.views.model import Model
 
-WIDTH, NOISE = 64, 8
-"""Of the augmenter's hidden layer, and of the noise it is given."""
+WIDTH, MOVES = 64, 4
+"""Of the augmenter's hidden layer; right, down, turn and zoom."""
 
 
 class Augmenter(nn.Module):
-    """Moves an image [B, C, H, W] by what it makes of image and noise z [B, NOISE], within bounds."""
+    """Moves an image [B, C, H, W] by bounds * tanh(mean + deviation * z), z [B, MOVES] normal; mean and deviation of
+    each move are what a network makes of the image. At first the moves are spread over all that the bounds allow."""
 
     bounds: Tensor
 
     def __init__(self, values: int, kind: HardKind) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(values + NOISE, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 4))
+        self.network = nn.Sequential(nn.Linear(values, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2 * MOVES))
         bounds = [kind.shift, kind.shift, math.radians(kind.rotation), math.log(kind.zoom)]
         self.register_buffer("bounds", torch.tensor(bounds))
 
     def forward(self, image: Tensor, z: Tensor) -> Tensor:
-        how = self.network(torch.cat([image.flatten(1), z], 1)).tanh() * self.bounds  # [B, 4]
+        mean, log_deviation = self.network(image.flatten(1)).chunk(2, 1)  # [B, MOVES] each
+        how = (mean + log_deviation.exp() * z).tanh() * self.bounds
         return moved(image, *how.unbind(1))
 
 
@@ -78,7 +80,7 @@ class Hard(Method):
 
     def augmented(self, batch: Batch, rng: torch.Generator) -> Batch:
         image = batch["image"]
-        z = torch.randn(len(image), NOISE, generator=rng, device=image.device)
+        z = torch.randn(len(image), MOVES, generator=rng, device=image.device)
         return batch | {"image": self.augmenter(image, z)}
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
