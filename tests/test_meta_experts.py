@@ -103,6 +103,7 @@ def test_an_expert_is_not_asked_about_its_own_domain() -> None:
             parameter.mul_(-3)
     other = method.update_student(given, torch.Generator().manual_seed(0))["query"].values
     assert not torch.equal(before, other)
+    assert len(method.update_student(batch(), torch.Generator())["query"].values) == 12  # half of each of three domains
 
 
 def test_measured_after_a_step_on_each_batch_alone() -> None:

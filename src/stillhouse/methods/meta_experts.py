@@ -3,14 +3,14 @@
 Paper: Zhong et al. 2022, "Meta-DMoE: Adapting to Domain Shift by Meta-Distillation from Mixture-of-Experts",
     NeurIPS, arXiv:2210.03885, algorithm 1.
 Algorithm: for each batch,
-    draw one of its domains d, and split its examples of d in a support and a query half;
-    ask every expert but that of d about the support; the aggregator makes one target of their features;
-    theta' = theta - rate grad mean |f_theta(support) - target|^2;
-    step student and aggregator on the cross-entropy of theta' on the query's labels, through that step.
+    for each domain d in it, split its examples of d in a support and a query half;
+        ask every expert but that of d about the support; the aggregator makes one target of their features;
+        theta_d = theta - rate grad mean |f_theta(support) - target|^2;
+    step student and aggregator on the cross-entropy of every theta_d on its query's labels, through those steps.
     At test time the same step is taken on unlabelled images of a new domain (the metric `adapted-accuracy`).
 Roles: student, a network of kind `adapting`; teacher, an ensemble with one expert a domain, in the domains' order.
 Deviations: one inner step; student and aggregator start from their random beginnings, where the paper trains the
-    aggregator alone before; a batch holds all domains, of which one is used.
+    aggregator alone before.
 """
 
 from __future__ import annotations
@@ -43,19 +43,21 @@ class MetaExperts(Method):
         yield Turn("student", self.update_student)
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
+        present, counts = batch["domain"].unique(return_counts=True)
+        return Losses(query=torch.cat([self._query(batch, int(domain)) for domain in present[counts > 1]]))
+
+    def _query(self, batch: Batch, domain: int) -> Tensor:
+        """The cross-entropy of one domain's query half, after a step on its support half."""
         network = self.student.module.network
         assert isinstance(network, Adapting)
-        present, counts = batch["domain"].unique(return_counts=True)
-        present = present[counts > 1]
-        domain = present[torch.randint(len(present), (), generator=rng, device=rng.device)]
         rows = (batch["domain"] == domain).nonzero().squeeze(1)
         support, query = rows[: len(rows) // 2], rows[len(rows) // 2 :]
         given = {name: value[support] for name, value in batch.items()}
         features = expert_features(self.teacher, network.expert_tap, given)  # [S, M, D]
-        others = [m for m in range(features.shape[1]) if m != int(domain)]
+        others = [m for m in range(features.shape[1]) if m != domain]
         image = self.student.module.view.inputs(batch)[""]
         theta = network.adapted(image[support], features[:, others], create_graph=True)
-        return Losses(query=cross_entropy(network.answer(theta, image[query]), batch["labels"][query]))
+        return cross_entropy(network.answer(theta, image[query]), batch["labels"][query])
 
 
 def expert_features(teacher: Ensemble, tap: str, batch: Batch) -> Tensor:
