@@ -15,6 +15,7 @@ from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import KNN, AttentionDistance, LinearProbe, ProbeTasks
 from stillhouse.networks.vit import ViT
 from stillhouse.sources.splits import some_of_each
+from stillhouse.teachers.ensemble import Ensemble
 
 SEED = 0
 """Of the choice of labelled examples: the same in every run."""
@@ -23,9 +24,13 @@ SEED = 0
 def knn(kind: KNN, arm: Arm, context: Context) -> Findings:
     """Accuracy of weighted nearest neighbours, as DINO's (Caron et al. 2021, arXiv:2104.14294) and iBOT's evaluation.
 
-    A training example counts exp(cos / temperature) for its class; `neighbours` of them vote.
+    A training example counts exp(cos / temperature) for its class; `neighbours` of them vote. Nothing for an ensemble,
+    which has no features of its own.
     """
     from sklearn.neighbors import KNeighborsClassifier
+
+    if isinstance(arm.model, Ensemble):
+        return Findings()
 
     def weights(distances: Any) -> Any:  # of cosine: 1 - cos
         return torch.from_numpy((1 - distances) / kind.temperature).exp().numpy()
@@ -39,8 +44,11 @@ def knn(kind: KNN, arm: Arm, context: Context) -> Findings:
 def linear_probe(kind: LinearProbe, arm: Arm, context: Context) -> Findings:
     """Accuracy of a logistic regression on the features, each of mean 0 and deviation 1 over what it is fitted on.
 
-    The regression minimises the summed cross-entropy plus |weights|^2 / (2 inverse_penalty).
+    The regression minimises the summed cross-entropy plus |weights|^2 / (2 inverse_penalty). Nothing for an ensemble,
+    which has no features of its own.
     """
+    if isinstance(arm.model, Ensemble):
+        return Findings()
     seen, labels = _labelled(arm, context, kind.signal, kind.examples)
     return _scored("probe_accuracy", _probe(seen, labels, kind.inverse_penalty), arm, context, kind.signal)
 
