@@ -17,6 +17,7 @@ from stillhouse.evaluation.representation import attention_distance, features, k
 from stillhouse.networks.kinds import ViT as ViTKind
 from stillhouse.networks.vit import Block, ViT
 from stillhouse.sources.arrays import ImageArray
+from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import Model
@@ -90,6 +91,12 @@ def test_few_labels_are_chosen_by_class() -> None:
     assert few.metrics["probe_accuracy"] > 0.4  # one of each class, else there is nothing to fit
     nearest = knn(KNN(examples=2), ARM, context(train, test))  # fewer examples than neighbours
     assert nearest.metrics["knn_accuracy"] > 0.4
+
+
+def test_an_ensemble_has_no_features_of_its_own() -> None:
+    given = context(drawn(20, 0), drawn(9, 1))
+    several = Arm("teacher", Ensemble({"one": ARM.model, "two": ARM.model}))
+    assert linear_probe(LinearProbe(), several, given).metrics == knn(KNN(), several, given).metrics == {}
 
 
 def test_tokens_are_averaged() -> None:
