@@ -6,18 +6,27 @@ import pytest
 import torch
 from torch import Tensor
 
-import stillhouse.recipe.schema  # noqa: F401  importing registers every kind
+from stillhouse.engine.checkpoint import read_summed
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.encoder_kinds import MaskedTokens, Similarity
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.networks.encoder_kinds import Bert, HFEncoder, LayersOf, StaticEmbedding
 from stillhouse.networks.weights import layers_of
+from stillhouse.recipe.check import check
+from stillhouse.recipe.execute import distill
+from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.text import load
 from stillhouse.sources.docstrings import TOPICS, Paragraphs
 from stillhouse.sources.encoder_kinds import Docstrings, Masked
 from stillhouse.sources.kinds import Text
 from stillhouse.sources.masked import IGNORED, MaskedText
+from stillhouse.sources.text import trained_tokenizer
+from stillhouse.students.export import export
+from stillhouse.students.load import load_student
+from stillhouse.students.save import save_student
 from stillhouse.views.encoder import EncoderView, SentenceView
+from stillhouse.views.kinds import Sentence
 from stillhouse.views.model import Model
 
 FACTS = Facts("masked-language", (12,), 40)
@@ -162,11 +171,11 @@ def test_a_sentence_is_the_mean_of_its_tokens():
     network = StaticEmbedding(width=6).build(FACTS)
     ids, mask = torch.tensor([[3, 4, 9, 9]]), torch.tensor([[1, 1, 0, 0]])
     found = Model(network, SentenceView()).signals({"input_ids": ids, "attention_mask": mask}, ["embedding"])
-    mean = (network.embedding.weight[3] + network.embedding.weight[4]) / 2
+    mean = network.embeddings["word_embeddings"].weight[3:5].mean(0)
     torch.testing.assert_close(found["embedding"][0], mean / mean.norm())
 
 
-def deep_and_shallow(head: str = "masked-lm") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def deep_and_shallow(head: Any = "masked-lm") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     torch.manual_seed(0)
     deep = Bert(width=16, layers=4, heads=2, head="masked-lm").build(FACTS)
     return dict(deep.state_dict()), dict(Bert(width=16, layers=2, heads=2, head=head).build(FACTS).state_dict())
@@ -179,6 +188,13 @@ def test_alternate_layers_are_taken_in_order():
     for name in state:
         source = name.replace("layer.1.", "layer.3.").replace("layer.0.", "layer.1.")
         assert torch.equal(state[name], deep[source]), name
+
+
+def test_a_static_model_starts_from_a_berts_vectors():
+    bert = dict(Bert(width=16, layers=2, heads=2, head="none").build(FACTS).state_dict())
+    static = dict(StaticEmbedding(width=16).build(FACTS).state_dict())
+    (name,) = static
+    assert torch.equal(layers_of(LayersOf(layers=[]), bert, static)[name], bert[name])
 
 
 def test_a_new_head_keeps_its_own_start():
@@ -216,6 +232,70 @@ def test_a_package_that_is_missing_is_named():
         HFEncoder(path="package:no_such_package/model").build(FACTS)
 
 
+PRETRAINED = """
+name: pretrained
+data: &texts {kind: docstrings, block: 12, vocabulary: 300, mask: true, limit: 40}
+stages:
+  - name: read
+    data: {kind: masked, of: *texts}
+    student: {network: {kind: bert, head: masked-lm, width: 16, layers: 2, heads: 2}}
+    method: {kind: match, terms: [{signal: labels, by: cross_entropy}]}
+    train: {steps: 2, batch_size: 4}
+teacher:
+  network: {kind: bert, width: 16, layers: 2, heads: 2}
+  weights: {kind: layers-of, of: {kind: stage, stage: read}}
+student: {network: {kind: bert, width: 16, layers: 1, heads: 2}, weights: {kind: layers-of, layers: [1]}}
+method: {kind: match, terms: [{signal: logits, by: kl}]}
+train: {steps: 1, batch_size: 4, optimizer: {kind: sgd, lr: 1.0e-9}}
+evaluate: [accuracy]
+control: false
+arms: {start: {of: start}}
+"""
+
+
+def test_a_reader_becomes_a_teacher_and_its_layer_a_student(tmp_path):
+    path = tmp_path / "pretrained.yaml"
+    path.write_text(PRETRAINED)
+    recipe = load(path)
+    run = distill(recipe, out=tmp_path / "run", progress=False)
+    assert run.summary["arms"].keys() == {"teacher", "student", "start"}
+    builder = Builder(recipe)
+    stages = {stage.name: stage for stage in planned(recipe)}
+    builder.handed = {name: read_summed(tmp_path / "run" / "stages", name)["network"] for name in stages}  # type: ignore[index]
+    arms = builder.arms(list(stages.values()))
+    read = builder.handed["read"]
+    names = [f"bert.encoder.layer.{number}.attention.self.query.weight" for number in (0, 1)]
+    teacher, start = (dict(arms[name].model.network.state_dict()) for name in ("teacher", "start"))
+    assert all(torch.equal(teacher[name], read[name]) for name in names)
+    assert torch.equal(start[names[0]], read[names[1]])
+    assert torch.equal(start["classifier.weight"], teacher["classifier.weight"])
+    student = dict(arms["student"].model.network.state_dict())
+    torch.testing.assert_close(student[names[0]], start[names[0]])
+
+
+def test_a_static_student_is_loaded_with_its_tokenizer(tmp_path):
+    tokenizer = trained_tokenizer(["low wine and high wine " * 40], 300)
+    kind, facts = StaticEmbedding(width=6), Facts("classification", (12,), 10, tokenizer=tokenizer)
+    network = kind.build(facts)
+    save_student(network, kind, facts, tmp_path / "student", view=Sentence(), sampler=None)
+    student = load_student(tmp_path)
+    batch = dict(tokenizer("high wine", return_tensors="pt"))
+    expected = Model(network, SentenceView()).signals(batch, ["embedding"])["embedding"]
+    assert torch.equal(student.signals(batch, ["embedding"])["embedding"], expected)
+    written = export(tmp_path, "safetensors", tmp_path / "out")
+    assert "tokenizer beside it" in (written / "README.md").read_text()
+    assert (written / "tokenizer.json").is_file()
+
+
+def test_masked_text_split_otherwise_than_the_tested_is_refused(tmp_path):
+    path = tmp_path / "leak.yaml"
+    path.write_text(
+        PRETRAINED.replace("of: *texts", "of: {kind: docstrings, block: 12, vocabulary: 300, mask: true, test: 0.1}")
+    )
+    report = check(load(path))
+    assert any("split otherwise" in finding.told for finding in report.findings if finding.level == "error")
+
+
 def context(source, **models: Model) -> Context:
     data = Data(source, source, source, FACTS)
     return Context(data, source, {name: Arm(name, model) for name, model in models.items()}, 0, "cpu")
@@ -240,7 +320,8 @@ def test_similarity_is_one_where_all_angles_are_kept():
     source = text()
     facts = Facts("language", (30,), 50)
     known, turning, unknown = (StaticEmbedding(width=8).build(facts) for _ in range(3))
-    turning.embedding.weight.data = known.embedding.weight.data @ torch.linalg.qr(torch.randn(8, 8)).Q * 3
+    own, other = (network.embeddings["word_embeddings"].weight.data for network in (known, turning))
+    other.copy_(own @ torch.linalg.qr(torch.randn(8, 8)).Q * 3)
     teacher, turned, other = (Model(network, SentenceView()) for network in (known, turning, unknown))
     arms = context(source, teacher=teacher, turned=turned, other=other)
 

@@ -24,8 +24,7 @@ def cost(kind: Cost, arm: Arm, context: Context) -> Findings:
     FLOPs are those of matrix products, convolutions and attention, a multiply-add as two; element-wise
     work is not counted. The time is the median of several passes over one batch, after one that is not timed.
     """
-    del kind
-    size = min(context.batch_size, len(context.source))
+    size = min(kind.batch_size, len(context.source))
     batch = {n: v.to(context.device) for n, v in context.source.fetch(torch.arange(size), None).items()}
     with measuring(arm.model):
         operations = count_flops(lambda: arm.model.signals(batch, ())) / size

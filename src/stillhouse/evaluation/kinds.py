@@ -307,6 +307,8 @@ class Cost(MetricKind):
         "flops": Measure("FLOPs an example", "lower", "count", cost=True),
         "milliseconds": Measure("time an example", "lower", "ms", cost=True),
     }
+    batch_size: Annotated[int, Field(gt=0)] = 256
+    """Examples answered at a time."""
 
 
 def measures() -> dict[str, Measure]:

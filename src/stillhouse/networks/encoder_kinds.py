@@ -63,7 +63,8 @@ class HFEncoder(EncoderKind):
 class StaticEmbedding(NetworkKind):
     """A vector for each token of the vocabulary and nothing else; a text is read as their mean.
 
-    As in Model2Vec and the static models of Sentence Transformers.
+    As in Model2Vec and the static models of Sentence Transformers. `weights: {kind: layers-of, layers: []}` starts
+    from a BERT's own vectors.
     """
 
     kind: Literal["static-embedding"] = "static-embedding"

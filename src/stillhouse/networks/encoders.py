@@ -115,12 +115,13 @@ class StaticEmbedding(nn.Module):
 
     def __init__(self, kind: StaticEmbeddingKind, facts: Facts) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary(facts, kind.word), kind.width)
+        words = nn.Embedding(vocabulary(facts, kind.word), kind.width)
+        self.embeddings = nn.ModuleDict({"word_embeddings": words})  # as in BERT, whose vectors fit in
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         """Token ids [B, T] to states [B, T, D]; the mask changes nothing, as no token looks at another."""
         del attention_mask
-        return BaseModelOutput(last_hidden_state=self.embedding(input_ids))  # type: ignore[arg-type]
+        return BaseModelOutput(last_hidden_state=self.embeddings["word_embeddings"](input_ids))  # type: ignore[arg-type]
 
 
 def vocabulary(facts: Facts, word: str) -> int:

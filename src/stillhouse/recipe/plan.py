@@ -34,6 +34,9 @@ from stillhouse.views.model import Model
 EXAMPLE = 4
 """Examples in the batch that methods size their train-only parts by."""
 
+START = "start"
+"""What an arm is `of` that is the student before its training."""
+
 State = dict[str, Tensor]
 
 
@@ -102,7 +105,7 @@ def _own(
 
 def _evaluable(recipe: Recipe, stages: list[str]) -> None:
     """Raise for an arm that is of a model which will not be there."""
-    known = [*stages, *(["teacher"] if recipe.teacher is not None and recipe.teacher.live else [])]
+    known = [*stages, START, *(["teacher"] if recipe.teacher is not None and recipe.teacher.live else [])]
     for name, arm in recipe.arms.items():
         for whose in _models_of(arm):
             if whose not in known:
@@ -231,11 +234,18 @@ class Builder:
             sampler = arm.sampler or (arm.student or recipe.student).sampler
             found[name] = _arm(name, self.trained(by_name[name]), sampler)
         for name, arm in recipe.arms.items():
-            whose = [found[n].model if n in found else self.trained(by_name[n]) for n in _models_of(arm)]
+            whose = [found[n].model if n in found else self._left(n, by_name) for n in _models_of(arm)]
             if whose:
                 model = whose[0] if len(whose) == 1 else Ensemble(dict(zip(_models_of(arm), whose, strict=True)))
                 found[name] = _arm(name, model, arm.sampler)
         return found
+
+    def _left(self, name: str, stages: dict[str, Planned]) -> Model:
+        """The model a finished stage left, or the student before its training."""
+        if name != START:
+            return self.trained(stages[name])
+        stage, data = stages["student"], self._data(stages["student"])
+        return self._model(stage.student, stage.role, data.facts, self._teachers_state(stage, data)).to(self.device)
 
     def frozen_teacher(self, spec: TeacherSpec, role: str, facts: Facts | None = None) -> Frozen:
         """The teacher's model for data of these facts (None: the recipe's), made once."""

@@ -90,8 +90,9 @@ class ArmSpec(Strict):
     """Another arm of the comparison: what it does otherwise than the recipe's student."""
 
     of: str | Annotated[list[str], Field(min_length=1)] | None = None
-    """Evaluate a model as it stands (with another sampler, say): `teacher`, `student`, a stage or an arm by name, or
-    several, whose probabilities are averaged. None trains a student of the arm's own."""
+    """Evaluate a model as it stands (with another sampler, say): `teacher`, `student`, `start` (the student before its
+    training), a stage or an arm by name, or several, whose probabilities are averaged. None trains a student of the
+    arm's own."""
     student: ModelSpec | None = None
     teacher: TeacherSpec | None = None
     data: Annotated[DataKind, AnyKind("data")] | None = None

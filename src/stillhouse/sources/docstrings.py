@@ -97,7 +97,7 @@ def _documents() -> list[tuple[int, list[str]]]:
     for topic, modules in enumerate(TOPICS.values()):
         for module in modules.split():
             for path in _files(module):
-                for text in _docstrings(path):
+                for text in _docstrings(ast.parse(path.read_text(encoding="utf-8"))):
                     paragraphs = []
                     for paragraph in text.split("\n\n"):
                         words = " ".join(paragraph.split())
@@ -121,11 +121,12 @@ def _files(module: str) -> list[Path]:
     return [path for path in [folder.with_suffix(".py")] if path.is_file()]
 
 
-def _docstrings(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield ast.get_docstring(node) or ""
+def _docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+    """Those of a module, class or function, and of the classes and functions in it."""
+    yield ast.get_docstring(node) or ""
+    for inner in node.body:
+        if isinstance(inner, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(inner)
 
 
 def _tokenizer(kind: Docstrings, texts: list[str]) -> Any:

@@ -130,6 +130,12 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
             f"Sampler: {_words(sampler)}. Called with noise or noisy images, noise levels and classes.",
             f"What it gives is an image as {std} * output + {mean}, by channel, in [0, 1].",
         ]
+    elif view.get("kind") == "sentence":
+        lines += [
+            f"Network: {network}.",
+            "Input: `input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it.",
+            "Output: the mean of its states over the tokens that are no padding, scaled to length one.",
+        ]
     else:
         lines += [
             f"Network: {network}. Task: {facts['task']}.",
@@ -143,7 +149,7 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
         "    from stillhouse import load_student",
         "",
         '    student = load_student(".")  # this folder',
-        *([] if sampler else ['    logits = student.signals({"image": images})["logits"]']),
+        *([] if sampler else [f"    {_called(view)}"]),
         "",
         "Without it, model.safetensors holds the parameters by the names of the network's layers, and config.json its",
         "sizes:",
@@ -153,6 +159,13 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
         '    state = load_file("model.safetensors")',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _called(view: dict[str, Any]) -> str:
+    """A line of Python that asks the student."""
+    if view.get("kind") == "sentence":
+        return 'embeddings = student.signals(tokenizer(texts, padding=True, return_tensors="pt"), ["embedding"])'
+    return 'logits = student.signals({"image": images})["logits"]'
 
 
 def _words(kind: dict[str, Any]) -> str:

@@ -36,15 +36,25 @@ def load_student(folder: str | Path, plugins: Iterable[str | Path] = ()) -> Mode
     if "network" not in config:
         raise StillhouseError(
             f"{folder} holds a Hugging Face model: "
-            f"transformers.AutoModelForCausalLM.from_pretrained({str(folder)!r}) loads it"
+            f"transformers.{config['architectures'][0]}.from_pretrained({str(folder)!r}) loads it"
         )
     for plugin in plugins:
         load_plugin(plugin)
     given = config["facts"]
-    facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]))
+    tokenizer = _tokenizer(folder)
+    facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]), tokenizer)
     network = _kind("network", config["network"]).build(facts)
     network.load_state_dict(load_file(folder / "model.safetensors"))
     return Model(network, _kind("view", config.get("view") or {"kind": "image"}).build(facts)).eval()
+
+
+def _tokenizer(folder: Path) -> Any:
+    """The tokenizer beside a model of text; None where there is none."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def _kind(family: str, options: dict[str, Any]) -> Any:

@@ -20,9 +20,9 @@ def save_student(
 ) -> None:
     """Write the network to a folder that appears whole or not at all.
 
-    A Hugging Face model is saved in its own layout, with its tokenizer; any other as model.safetensors and
+    A Hugging Face model is saved in its own layout, any other as model.safetensors and
     config.json: `network`, `view` and `sampler` in a recipe's words (null: the plain view, no sampler), and `facts`
-    of the data.
+    of the data. The tokenizer of a model of text lies beside it.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -30,8 +30,6 @@ def save_student(
         temporary.mkdir(parents=True)
         if hasattr(network, "save_pretrained"):
             network.save_pretrained(temporary)  # type: ignore[operator]
-            if facts.tokenizer is not None:
-                facts.tokenizer.save_pretrained(temporary)
         else:
             state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
             save_file(state, temporary / "model.safetensors")
@@ -39,6 +37,8 @@ def save_student(
             words = {"network": kind, "view": view, "sampler": sampler}
             told = {name: None if own is None else own.model_dump(mode="json") for name, own in words.items()}
             write_json(temporary / "config.json", told | {"facts": shape})
+        if facts.tokenizer is not None:
+            facts.tokenizer.save_pretrained(temporary)
         for weights in temporary.glob("*.safetensors"):
             shutil.copymode(temporary / "config.json", weights)  # safetensors leaves its files to the owner alone
         for file in temporary.rglob("*"):
