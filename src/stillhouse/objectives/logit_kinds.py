@@ -65,7 +65,7 @@ class EnsembleKL(TermKind):
     by: Literal["ensemble_kl"] = "ensemble_kl"
     builds = "stillhouse.objectives.logits:ensemble_kl"
     same_shape: ClassVar[bool] = False
-    teacher_signal: Annotated[list[str], Field(min_length=2)]
+    teacher_signal: Annotated[list[str], Field(min_length=2)] = Field(...)
     temperature: Temperature = 1.0
     squared: bool = True
     """Multiply by T^2."""
