@@ -12,11 +12,12 @@ from stillhouse.evaluation.multi_label_kinds import MultiLabel
 
 
 def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
-    """Scikit-learn's average precision, averaged over the labels that occur, and micro F1 at probability 1/2.
+    """Scikit-learn's average precision, averaged over the labels that occur, and micro F1 at probability 1/2:
+    twice the labels found, over labels and answers.
 
     Beside a teacher, the share of labels on which both answer alike. Raises StillhouseError where no label occurs.
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import average_precision_score
 
     del kind
     logits, labels = _answers(arm, context)
@@ -29,7 +30,7 @@ def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
             "mean_average_precision": float(
                 average_precision_score(labels[:, there].numpy(), logits[:, there].numpy(), average="macro")
             ),
-            "micro_f1": float(f1_score(labels.numpy(), guesses.numpy(), average="micro", zero_division=0)),
+            "micro_f1": (2 * (labels & guesses).sum() / (labels.sum() + guesses.sum())).item(),
         }
     )
     if "teacher" in context.arms and arm.name != "teacher":
