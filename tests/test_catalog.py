@@ -231,10 +231,9 @@ class TestPages:
         measured("one").write(shelf / "evidence")
         measured("two", holds=False).write(shelf / "evidence")
         rows = {line.split("`")[1]: line for line in page.recipe_table().splitlines() if line.startswith("| [`")}
-        assert "**proved**" in rows["one"]
+        assert set(rows) == {"one"}
         assert "0.9 > 0.8" in rows["one"]
-        assert "**fell short**" in rows["two"]
-        assert "three" not in rows
+        assert "fell short at the scale it was run, 1: [`two`](docs/evidence.md#two)." in page.recipe_table()
         assert "`three` (not proved yet)" in page.recipe_table()
 
     def test_the_evidence_page_holds_every_expectation(self, shelf: Path):
