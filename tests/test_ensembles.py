@@ -12,6 +12,7 @@ from torch import nn
 from stillhouse.engine.contracts import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.cost import count_flops
+from stillhouse.recipe.check import check
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.plan import planned
 from stillhouse.recipe.text import load
@@ -111,3 +112,14 @@ def test_members_and_a_network_at_once_are_refused(tmp_path: Path) -> None:
     file.write_text(RECIPE.replace("teacher:\n", "teacher:\n  network: {kind: mlp}\n"))
     with pytest.raises(StillhouseError, match="no 'network' or 'store' of its own"):
         load(file)
+
+
+@pytest.mark.parametrize("stage", ["student", "frist"])
+def test_weights_of_a_stage_that_does_not_come_before_are_told_by_the_check(stage: str, tmp_path: Path) -> None:
+    file = tmp_path / "several.yaml"
+    member = "a: {network: {kind: mlp, hidden: [16]}, weights: {kind: trained, steps: 4}}"
+    assert member in RECIPE
+    later = f"a: {{network: {{kind: mlp}}, weights: {{kind: stage, stage: {stage}}}}}"
+    file.write_text(RECIPE.replace(member, later).replace("teacher-a]", "first]"))
+    told = [finding.told for finding in check(load(file)).findings if finding.level == "error"]
+    assert any(f"weights of stage '{stage}': no such stage comes before" in one for one in told)

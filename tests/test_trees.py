@@ -78,7 +78,7 @@ def test_a_forest_teaches_a_network(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(
         {
             "name": "forest",
-            "data": {"kind": "digits", "shift": 0},
+            "data": {"kind": "mixup", "of": {"kind": "digits", "shift": 0}},
             "teacher": {"network": {"kind": "trees", "style": "forest", "trees": 30, "depth": 10}, "weights": "fitted"},
             "student": {"network": {"kind": "mlp", "hidden": [16]}},
             "method": {"kind": "match", "terms": [{"by": "kl"}]},

@@ -201,6 +201,7 @@ class Builder:
         self.data: Data = recipe.data.build() if data is None else data
         self.handed: dict[str, State] = {}
         self._teachers: dict[str, Frozen] = {}
+        self._rehearsed: list[str] = []
 
     def stage(self, stage: Planned) -> Stage:
         """The stage with its method and players built."""
@@ -214,6 +215,7 @@ class Builder:
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)
+        self._rehearsed.append(stage.name)
         return Stage(stage.name, method, data.train, stage.train)
 
     def trained(self, stage: Planned) -> Model:
@@ -329,7 +331,12 @@ class Builder:
         source = self._built(weights.data or self.recipe.data, f"{role!r} is fitted").train
         batch = source.fetch(torch.arange(len(source)), None)
         seed = derive(self.recipe.seed, role, "weights") % 2**32  # as scikit-learn takes seeds
-        fit(model.view.inputs(batch)[""], batch["labels"], seed)
+        labels = batch["labels"]
+        if labels.dim() > 1:  # mixed data gives a distribution, which is one class where nothing is mixed
+            if not ((labels == 1).sum(-1) == 1).all():
+                raise StillhouseError(f"weights of {role!r} can be fitted to data with one class an example alone")
+            labels = labels.argmax(-1)
+        fit(model.view.inputs(batch)[""], labels, seed)
 
     def _network(self, spec: ModelSpec, role: str, facts: Facts) -> nn.Module:
         with seeded(derive(self.recipe.seed, role, "weights")):
@@ -341,6 +348,10 @@ class Builder:
     def _state(self, weights: WeightsKind, role: str, teacher: Callable[[], State] | None) -> State | None:
         if isinstance(weights, LayersOf):
             return self._state(weights.of, role, teacher)
+        before = self._rehearsed if self.rehearsal else [*self.handed]
+        if isinstance(weights, FromStage) and weights.stage not in before:
+            known = nearest(weights.stage, before) if before else "this is the first"
+            raise StillhouseError(f"weights of stage {weights.stage!r}: no such stage comes before this one; {known}")
         if isinstance(weights, Random | Fitted) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
             return None
         if isinstance(weights, File):
@@ -348,9 +359,6 @@ class Builder:
         if isinstance(weights, Trained):
             return self.handed[_pretraining_stage(role)]
         if isinstance(weights, FromStage):
-            if weights.stage not in self.handed:
-                known = nearest(weights.stage, self.handed)
-                raise StillhouseError(f"weights of stage {weights.stage!r}: no such stage is done by then; {known}")
             return self.handed[weights.stage]
         assert isinstance(weights, FromTeacher), f"weights of kind {weights.word} have no rule here"
         if teacher is None:
