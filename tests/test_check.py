@@ -183,8 +183,9 @@ def test_a_student_becomes_the_next_teacher(tmp_path: Path):
 
 def test_a_stage_that_comes_later_hands_nothing_over(tmp_path: Path):
     late = {"network": {"kind": "mlp", "hidden": [8]}, "weights": {"kind": "stage", "stage": "control"}}
-    with pytest.raises(StillhouseError, match="no such stage is done by then"):
+    with pytest.raises(StillhouseError, match="no such stage comes before"):
         distill(recipe(teacher=late), out=tmp_path / "run", device="cpu", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_split_otherwise_is_no_teachers_school(tmp_path: Path):
