@@ -214,7 +214,7 @@ def test_a_model_that_is_no_classifier_is_told_so():
 def test_cost_counts_a_multiply_add_as_two():
     logits, labels = random_answers()
     network = nn.Sequential(nn.Conv2d(CLASSES, 6, 1, bias=False), nn.Flatten(), nn.Linear(6, 3))
-    found = cost.cost(Cost(), arm("student", network), context(logits, labels))
+    found = cost.cost(Cost(batch_size=7), arm("student", network), context(logits, labels))
     assert found.metrics["parameters"] == CLASSES * 6 + 6 * 3 + 3
     assert found.metrics["flops"] == 2 * (CLASSES * 6 + 6 * 3)
     assert found.metrics["milliseconds"] > 0

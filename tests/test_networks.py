@@ -14,7 +14,7 @@ from torch.nn import functional
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import ConvNet, ResNet
-from stillhouse.recipe.plan import Builder
+from stillhouse.recipe.plan import Builder, planned
 from stillhouse.recipe.schema import Recipe
 from stillhouse.taps import Taps
 
@@ -129,6 +129,13 @@ def test_resnet_convolutions_start_at_he_scale() -> None:
             assert module.weight.std().item() == pytest.approx(expected, rel=0.15), name
 
 
+def started(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The weights that a recipe's student starts from."""
+    builder, stage = Builder(recipe), planned(recipe)[-1]
+    player = builder.stage(stage).method.players()["student"]
+    return player.module.network.state_dict()
+
+
 def test_weights_from_before_batch_counters_load(tmp_path: Path) -> None:
     """The pretrained CIFAR weights in circulation have no num_batches_tracked; anything else must still fit."""
     state = ResNet(depth=8, width=4).build(DIGITS).state_dict()
@@ -139,9 +146,9 @@ def test_weights_from_before_batch_counters_load(tmp_path: Path) -> None:
     method = {"kind": "match", "terms": [{"signal": "labels", "by": "cross_entropy"}]}
     recipe = {"name": "old", "data": "digits", "method": method, "train": {"steps": 1}, "control": False}
     chosen = Recipe.model_validate(recipe | {"student": spec | {"weights": weights}})
-    loaded = Builder(chosen).model(chosen.student, "student").network.state_dict()
+    loaded = started(chosen)
     assert all(torch.equal(loaded[name], value) for name, value in state.items())
     del state["linear.bias"]
     save_file(state, tmp_path / "old.safetensors")
     with pytest.raises(StillhouseError, match=r"missing: linear\.bias"):
-        Builder(chosen).model(chosen.student, "student")
+        started(chosen)

@@ -523,3 +523,11 @@ def test_python_objects_take_what_text_refuses_nowhere() -> None:
     with pytest.raises(StillhouseError, match="nested deeper"):
         load({"name": endless})
     assert isinstance(load(read(SMALL).data), Recipe)
+
+
+def test_what_is_neither_a_word_nor_a_number_is_told_what_fits():
+    chosen = "method: {kind: granularity-selection, by: %s}"
+    text = "name: a\ndata: digits\nstudent: {network: {kind: mlp}}\ntrain: {steps: 1}\ncontrol: false\n"
+    for given in ("{kind: scene}", "averge", "[1]"):
+        with pytest.raises(RecipeError, match=r"method\.by: expected 'learned' or 'average' or a whole number"):
+            load(text + chosen % given)

@@ -40,7 +40,7 @@ def explain(error: ValidationError, document: Document) -> list[Problem]:
         if not _relevant(spot, document.data):
             continue
         union = next((u for path, u, _ in reversed(spot.taken) if path == spot.path), None)
-        if union is not None and details["type"].endswith(("_type", "_parsing")):
+        if union is not None and details["type"].endswith(("_type", "_parsing", "literal_error")):
             wrong = f"expected {union}, got {shown(_value(document.data, spot.path))}"
             mismatched[spot.path] = _problem(document, spot.path, wrong)
             continue
