@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.library import Library
 
-OPERATORS = torch.library.Library("torchvision", "DEF")
+OPERATORS = Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     # Where torchvision's compiled part does not fit the torch that is installed, its import stops at these two
     # operators of object detection. Their names are declared here; nothing of what is compared calls them.

@@ -24,6 +24,9 @@ masked network looks at, and those it does not; `labels` [B] class indices, or [
 -100 where nothing is to be predicted; `input_ids`, `attention_mask` [B, T].
 """
 
+IGNORED = -100
+"""The label of what is not to be predicted: a token, a pixel, an example whose class is withheld."""
+
 Signals = dict[str, Tensor]
 """What a model yields on a batch, by name: `logits`, `features.<tap>`, `attention.<tap>`, ..."""
 

@@ -57,6 +57,17 @@ def answers(arm: Arm, context: Context) -> Answers:
 
     Raises StillhouseError where the arm is no classifier, or the split is empty.
     """
+    found = everything(arm, context)
+    if found.logits.dim() != 2 or found.labels.dim() != 1:
+        raise StillhouseError(
+            f"accuracy, agreement and calibration are for classifiers; {arm.name} gives logits of shape "
+            f"{list(found.logits.shape)} for labels of shape {list(found.labels.shape)}: leave them out of 'evaluate'"
+        )
+    return found
+
+
+def everything(arm: Arm, context: Context) -> Answers:
+    """The same whatever the labels are, [N, ...]. Raises StillhouseError where the split is empty."""
     key = ("answers", arm.name, context.source.fingerprint)
     if key not in context.memo:
         context.memo[key] = _ask(arm, context)
@@ -71,9 +82,4 @@ def _ask(arm: Arm, context: Context) -> Answers:
         for batch in batches(context.source, context.batch_size, context.device):
             logits.append(arm.model.signals(batch)["logits"].float().cpu())
             labels.append(arm.model.view.targets(batch)[0].cpu())
-    if logits[0].dim() != 2 or labels[0].dim() != 1:
-        raise StillhouseError(
-            f"accuracy, agreement and calibration are for classifiers; {arm.name} gives logits of shape "
-            f"{list(logits[0].shape)} for labels of shape {list(labels[0].shape)}: leave them out of 'evaluate'"
-        )
     return Answers(torch.cat(logits), torch.cat(labels))

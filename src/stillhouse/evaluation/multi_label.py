@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from stillhouse.errors import StillhouseError
-from stillhouse.evaluation.answers import batches, measuring
+from stillhouse.evaluation.answers import everything
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.multi_label_kinds import MultiLabel
 
@@ -20,7 +17,8 @@ def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
     from sklearn.metrics import average_precision_score
 
     del kind
-    logits, labels = _answers(arm, context)
+    answered = everything(arm, context)
+    logits, labels = answered.logits, answered.labels > 0.5
     there = labels.any(0)
     if not there.any():
         raise StillhouseError("no label occurs in the measured split: there is nothing to find")
@@ -34,21 +32,8 @@ def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
         }
     )
     if "teacher" in context.arms and arm.name != "teacher":
-        theirs, _ = _answers(context.arms["teacher"], context)
+        theirs = everything(context.arms["teacher"], context).logits
         same = (guesses == (theirs > 0)).double().mean(1)  # [N]
         found.metrics["label_agreement"] = same.mean().item()
         found.per_example["label_agreement"] = same.tolist()
     return found
-
-
-def _answers(arm: Arm, context: Context) -> tuple[Tensor, Tensor]:
-    """Logits [N, C] and labels [N, C] of the whole split, on the CPU."""
-    key = ("several labels", arm.name, context.source.fingerprint)
-    if key not in context.memo:
-        asked = []
-        with measuring(arm.model):
-            for batch in batches(context.source, context.batch_size, context.device):
-                asked.append((arm.model.signals(batch)["logits"].float().cpu(), batch["labels"].cpu() > 0.5))
-        logits, labels = (torch.cat(side) for side in zip(*asked, strict=True))
-        context.memo[key] = (logits, labels)
-    return context.memo[key]

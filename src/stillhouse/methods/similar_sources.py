@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Source, Turn
+from stillhouse.engine.contracts import IGNORED, Batch, Loss, Losses, Method, Player, Source, Turn
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.multi_kinds import SimilarSources as Kind
 from stillhouse.methods.roles import Roles
@@ -28,7 +28,6 @@ from stillhouse.objectives.divergences import cross_entropy, forward_kl
 from stillhouse.objectives.transferability import parc
 from stillhouse.teachers.ensemble import LOGITS, Ensemble
 
-UNLABELLED = -100
 CHUNK = 1024
 
 
@@ -49,7 +48,7 @@ class SimilarSources(Method):
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         signals = self.student.module.signals(batch, [LOGITS, self.kind.signal])
-        where = (batch["labels"] != UNLABELLED).float()
+        where = (batch["labels"] != IGNORED).float()
         losses = Losses(labels=Loss(cross_entropy(signals[LOGITS], batch["labels"]), self.kind.share, where))
         for name, member in self.teacher.members.items():
             apart = forward_kl(self.student.parts[name](signals[self.kind.signal]), member.signals(batch)[LOGITS])
@@ -67,7 +66,7 @@ def similarities(teacher: Ensemble, signal: str, source: Source) -> dict[str, fl
     labels = []
     for rows in torch.arange(len(source)).split(CHUNK):
         batch = {name: value.to(device) for name, value in source.fetch(rows, None).items()}
-        known = batch["labels"] != UNLABELLED
+        known = batch["labels"] != IGNORED
         labels.append(batch["labels"][known].cpu())
         for name, member in teacher.members.items():
             found[name].append(member.signals(batch, [signal])[signal][known].flatten(1).cpu())

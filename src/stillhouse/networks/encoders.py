@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 from transformers import (
@@ -27,8 +26,7 @@ from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.encoder_kinds import Bert, HFEncoder
 from stillhouse.networks.encoder_kinds import StaticEmbedding as StaticEmbeddingKind
-from stillhouse.networks.hf import advised, reads_the_same
-from stillhouse.sources.hub import HUB, located
+from stillhouse.networks.hf import advised, reads_the_same, source_of
 
 SMALL = {
     "masked-lm": BertForMaskedLM,
@@ -74,9 +72,7 @@ def hf_encoder(kind: HFEncoder, facts: Facts) -> PreTrainedModel:
     safetensors weights, wants to run code of its own, or reads another vocabulary than the data.
     """
     vocabulary(facts, kind.word)
-    where = located(kind.path, "network.path", "a model")
-    options: dict[str, Any] = {"revision": kind.revision} if kind.revision and kind.path.startswith(HUB) else {}
-    options["trust_remote_code"] = kind.trust_remote_code
+    where, options = source_of(kind)
     try:
         config = AutoConfig.from_pretrained(where, **options)
         if kind.head in ("classifier", "tokens"):

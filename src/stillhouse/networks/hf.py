@@ -48,9 +48,7 @@ def causal_lm(kind: CausalLM, facts: Facts) -> PreTrainedModel:
     safetensors weights, wants to run code of its own, or reads another vocabulary than the data.
     """
     _needs_text(facts, kind.word)
-    where = located(kind.path, "network.path", "a model")
-    options: dict[str, Any] = {"revision": kind.revision} if kind.revision and kind.path.startswith(HUB) else {}
-    options["trust_remote_code"] = kind.trust_remote_code
+    where, options = source_of(kind)
     try:
         network = AutoModelForCausalLM.from_pretrained(where, use_safetensors=True, dtype="float32", **options)
     except (OSError, ValueError, ImportError) as error:
@@ -59,6 +57,16 @@ def causal_lm(kind: CausalLM, facts: Facts) -> PreTrainedModel:
     if kind.width == "data" and network.get_input_embeddings().num_embeddings != facts.classes:
         network.resize_token_embeddings(facts.classes, mean_resizing=False)
     return network
+
+
+def source_of(kind: Any) -> tuple[str, dict[str, Any]]:
+    """Where `from_pretrained` finds the model that a kind names by `path`, and the options it says beside it.
+
+    Raises StillhouseError for a folder that is not there.
+    """
+    where = located(kind.path, "network.path", "a model")
+    options = {"revision": kind.revision} if kind.revision and kind.path.startswith(HUB) else {}
+    return where, options | {"trust_remote_code": kind.trust_remote_code}
 
 
 def _needs_text(facts: Facts, word: str) -> None:

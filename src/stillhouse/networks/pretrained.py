@@ -14,9 +14,8 @@ from transformers import (
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.encoders import quiet
-from stillhouse.networks.hf import advised
+from stillhouse.networks.hf import advised, source_of
 from stillhouse.networks.pretrained_kinds import HFAudio, HFImage, HFKind
-from stillhouse.sources.hub import HUB, located
 
 
 def hf_image(kind: HFImage, facts: Facts) -> PreTrainedModel:
@@ -54,9 +53,7 @@ def _loaded(auto: Any, kind: HFKind, facts: Facts) -> PreTrainedModel:
     Raises StillhouseError where the model is missing, cannot be reached, has no safetensors weights, or wants to run
     code of its own.
     """
-    where = located(kind.path, "network.path", "a model")
-    options: dict[str, Any] = {"revision": kind.revision} if kind.revision and kind.path.startswith(HUB) else {}
-    options["trust_remote_code"] = kind.trust_remote_code
+    where, options = source_of(kind)
     try:
         config = AutoConfig.from_pretrained(where, **options)
         config.num_labels = facts.classes

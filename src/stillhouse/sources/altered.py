@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.engine.contracts import Batch, Data, Source
+from stillhouse.engine.contracts import IGNORED, Batch, Data, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered_kinds import (
     AlteredKind,
@@ -24,8 +24,6 @@ from stillhouse.sources.altered_kinds import (
 from stillhouse.sources.splits import some_of_each
 
 CHUNK = 4096
-UNLABELLED = -100
-"""The label of an example whose class is withheld; cross-entropy gives it zero."""
 
 
 class Altered:
@@ -90,13 +88,13 @@ def grouped(kind: Grouped) -> Data:
     _require_classes(named, data.facts.classes)
     if len(set(named)) < len(named):
         raise StillhouseError("data.groups names a class twice: each belongs to one group")
-    place = torch.full((data.facts.classes,), UNLABELLED)
+    place = torch.full((data.facts.classes,), IGNORED)
     for number, group in enumerate(kind.groups):
         place[group] = number
 
     def altered(source: Source) -> Altered:
         labels = place[labels_of(source)]
-        rows = (labels != UNLABELLED).nonzero().squeeze(1)
+        rows = (labels != IGNORED).nonzero().squeeze(1)
         return Altered(source, rows, labels[rows], words=repr(kind.groups))
 
     own = data.facts.names
@@ -123,7 +121,7 @@ def partly_labelled(kind: PartlyLabelled) -> Data:
 
     def withheld(labels: Tensor, classes: int) -> Tensor:
         shown = _some(labels, kind.labels, kind.seed)
-        changed = torch.full_like(labels, UNLABELLED)
+        changed = torch.full_like(labels, IGNORED)
         changed[shown] = labels[shown]
         return changed
 

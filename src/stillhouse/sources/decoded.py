@@ -26,6 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stillhouse.errors import RunFailed, StillhouseError, nearest
+from stillhouse.sources.arrays import ImageArray
 
 ARROW = ".arrow"
 """How the files end that `save_to_disk` of Hugging Face Datasets writes; all others are Parquet."""
@@ -80,6 +81,12 @@ def decode_files(files: list[Path], labels: list[int], *, size: int | None, mode
 
     key = _content(files, repr((labels, size, mode)))
     return _kept(key, lambda: np.asarray(labels, np.int64), pictures)
+
+
+def served(data: Decoded, rows: Tensor, **augmentation: Any) -> ImageArray:
+    """A source over these rows; `augmentation` as `ImageArray` takes it."""
+    fingerprint = hashlib.sha256(data.fingerprint.encode() + rows.numpy().tobytes()).hexdigest()
+    return ImageArray(data.images, data.labels, rows=rows, fingerprint=fingerprint, **augmentation)
 
 
 def cache_folder() -> Path:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.engine.paths import resolve
 from stillhouse.errors import StillhouseError
-from stillhouse.sources.arrays import ImageArray
-from stillhouse.sources.decoded import Decoded, decode_files
+from stillhouse.sources.decoded import Decoded, decode_files, served
 from stillhouse.sources.kinds import ImageFolder
 from stillhouse.sources.splits import by_class
 
@@ -49,16 +45,11 @@ def image_folder(kind: ImageFolder) -> Data:
         tested, held_out, kept = by_class(train.labels, [kind.test, kind.validation], seed=SEED)
     facts = Facts("classification", tuple(train.images.shape[1:]), classes=len(names), names=tuple(names))
     return Data(
-        train=_source(train, kept, pad=kind.crop, flip=kind.flip, plain_with="data.crop=0 data.flip=false"),
-        validation=_source(train, held_out),
-        test=_source(test, tested),
+        train=served(train, kept, pad=kind.crop, flip=kind.flip, plain_with="data.crop=0 data.flip=false"),
+        validation=served(train, held_out),
+        test=served(test, tested),
         facts=facts,
     )
-
-
-def _source(data: Decoded, rows: Tensor, **augmentation: Any) -> ImageArray:
-    fingerprint = hashlib.sha256(data.fingerprint.encode() + rows.numpy().tobytes()).hexdigest()
-    return ImageArray(data.images, data.labels, rows=rows, fingerprint=fingerprint, **augmentation)
 
 
 def _classes(folder: Path) -> list[str]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.engine.paths import resolve
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.arrays import ImageArray
-from stillhouse.sources.decoded import ARROW, Decoded, decode, schema_of
+from stillhouse.sources.decoded import ARROW, Decoded, decode, schema_of, served
 from stillhouse.sources.hub import HUB
 from stillhouse.sources.kinds import ImageParquet
 from stillhouse.sources.splits import by_class
@@ -38,16 +35,11 @@ def image_parquet(kind: ImageParquet) -> Data:
     classes = max(len(names), int(train.labels.max()) + 1, int(test.labels.max()) + 1)
     held_out, kept = by_class(train.labels, [kind.validation], seed=SEED)
     return Data(
-        train=_source(train, kept, pad=kind.crop, flip=kind.flip, plain_with="data.crop=0 data.flip=false"),
-        validation=_source(train, held_out),
+        train=served(train, kept, pad=kind.crop, flip=kind.flip, plain_with="data.crop=0 data.flip=false"),
+        validation=served(train, held_out),
         test=ImageArray(test.images, test.labels, fingerprint=test.fingerprint),
         facts=Facts(task="classification", shape=tuple(train.images.shape[1:]), classes=classes, names=names),
     )
-
-
-def _source(data: Decoded, rows: Tensor, **augmentation: Any) -> ImageArray:
-    fingerprint = hashlib.sha256(data.fingerprint.encode() + rows.numpy().tobytes()).hexdigest()
-    return ImageArray(data.images, data.labels, rows=rows, fingerprint=fingerprint, **augmentation)
 
 
 def _files(folder: Path, split: str) -> list[Path]:

@@ -20,7 +20,20 @@ class DataKind(Kind):
         return self
 
 
-class Digits(DataKind):
+class SplitKind(DataKind):
+    """Data that is split into three here, by shares."""
+
+    test: Annotated[float, Field(gt=0, lt=1)]
+    validation: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> SplitKind:
+        if self.test + self.validation >= 1:
+            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
+        return self
+
+
+class Digits(SplitKind):
     """scikit-learn's 1,797 real images of handwritten digits: 8 x 8, grey, 10 classes. Nothing is downloaded."""
 
     kind: Literal["digits"] = "digits"
@@ -33,12 +46,6 @@ class Digits(DataKind):
     """Training images are moved by up to this many pixels each way."""
     limit: Annotated[int, Field(ge=10)] | None = None
     """Training images kept, of each class its share; None keeps all."""
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> Digits:
-        if self.test + self.validation >= 1:
-            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
-        return self
 
 
 class ImageParquet(DataKind):
@@ -64,7 +71,7 @@ class ImageParquet(DataKind):
     """Every second training image on average is mirrored left to right."""
 
 
-class ImageFolder(DataKind):
+class ImageFolder(SplitKind):
     """Images in folders, one a class: `train/<class>/*` and `test/<class>/*`, or `<class>/*`, split by class.
 
     They are decoded once and kept in the cache folder, memory-mapped from then on.
@@ -87,12 +94,6 @@ class ImageFolder(DataKind):
     flip: bool = True
     """Every second training image on average is mirrored left to right."""
 
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> ImageFolder:
-        if self.test + self.validation >= 1:
-            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
-        return self
-
 
 class Tensors(DataKind):
     """Arrays of one's own in a file: images, or anything a network takes, with one class an example or several.
@@ -113,7 +114,7 @@ class Tensors(DataKind):
     """Of the classes, for the report."""
 
 
-class TextKind(DataKind):
+class TextKind(SplitKind):
     """Running text in blocks of tokens: what the kinds of text share."""
 
     needs: ClassVar[str] = "language"
@@ -129,12 +130,6 @@ class TextKind(DataKind):
     """Share of the text kept for the report, in stretches spread over the whole."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share kept for tuning, never reported."""
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> TextKind:
-        if self.test + self.validation >= 1:
-            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
-        return self
 
 
 class PythonTopics(TextKind):

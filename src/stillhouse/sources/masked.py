@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillhouse.engine.contracts import Batch, Data, Facts, Source
+from stillhouse.engine.contracts import IGNORED, Batch, Data, Facts, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.encoder_kinds import Masked
 
-IGNORED = -100
-"""The label of a token that is not to be guessed."""
 REPLACED, RANDOM = 0.8, 0.9
 """Of the chosen tokens, the share below the first becomes the mask, that between the two a random token."""
 

@@ -8,13 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Batch
+from stillhouse.engine.contracts import IGNORED, Batch
 from stillhouse.engine.process import anywhere
 from stillhouse.engine.sharding import is_sharded
 from stillhouse.errors import StillhouseError
-
-IGNORED = -100
-"""The label of a position that is not to be predicted."""
 
 
 def prompts(batch: Batch, length: int) -> Tensor:

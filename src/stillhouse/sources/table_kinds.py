@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from stillhouse.sources.kinds import DataKind
+from stillhouse.sources.kinds import SplitKind
 
 
-class Table(DataKind):
+class Table(SplitKind):
     """Rows of numbers: features and a target. Features are standardised by the training rows, and so is a number
     to be predicted.
     """
@@ -27,9 +27,3 @@ class Table(DataKind):
     """Share of the rows kept for the report, drawn once with a fixed seed."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share kept for tuning, never reported."""
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> Table:
-        if self.test + self.validation >= 1:
-            raise ValueError("'test' and 'validation' together leave nothing to train on; their sum must stay below 1")
-        return self

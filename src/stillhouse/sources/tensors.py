@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stillhouse.engine.contracts import Data, Facts, Source
+from stillhouse.engine.contracts import IGNORED, Data, Facts, Source
 from stillhouse.engine.paths import resolve_file
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.sources.arrays import ImageArray
@@ -22,8 +22,8 @@ from stillhouse.sources.table import Rows
 SEED = 0
 TASKS = {1: "classification", 2: "multi-label", 3: "segmentation"}
 """By how many dimensions the labels have."""
-NO_LABEL, IGNORED = 255, -100
-"""How a pixel without a label is written in files, and what terms and metrics know it by."""
+NO_LABEL = 255
+"""How a pixel without a label is written in files."""
 
 
 def tensors(kind: Tensors) -> Data:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stillhouse.engine.contracts import IGNORED
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import cross_entropy, forward_kl
-from stillhouse.views.tokens import IGNORED
 
 
 class Taught:

@@ -7,10 +7,9 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.engine.contracts import Batch, Facts, Signals
+from stillhouse.engine.contracts import IGNORED, Batch, Facts, Signals
 from stillhouse.views.kinds import Encoder, Sentence
 from stillhouse.views.model import named_tensors
-from stillhouse.views.tokens import IGNORED
 
 
 class EncoderView:

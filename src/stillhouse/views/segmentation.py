@@ -7,13 +7,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.engine.contracts import Batch, Facts, Signals
+from stillhouse.engine.contracts import IGNORED, Batch, Facts, Signals
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Segmentation
 from stillhouse.views.model import named_tensors
-
-IGNORED = -100
-"""The label of a pixel that does not count."""
 
 
 class SegmentationView(ImageView):

@@ -6,11 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stillhouse.engine.contracts import Batch, Facts, Signals
+from stillhouse.engine.contracts import IGNORED, Batch, Facts, Signals
 from stillhouse.views.kinds import Tokens
-
-IGNORED = -100
-"""The label of a position that is not to be predicted."""
 
 
 class TokenView:
