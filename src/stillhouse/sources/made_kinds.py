@@ -1,10 +1,10 @@
-"""Data made on the spot: sentences of a grammar, a scene of Gaussians. Imports no torch."""
+"""Data made on the spot: sentences of a grammar, a scene of Gaussians, drawn characters. Imports no torch."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stillhouse.kinds import Strict
 from stillhouse.sources.kinds import DataKind
@@ -54,3 +54,39 @@ class Scene(DataKind):
     """Of a view, each way."""
     conflict: Annotated[float, Field(ge=0)] = 2.0
     """Size of what a view mixes into an object's feature where the granularity does not fit."""
+
+
+class Glyphs(DataKind):
+    """Characters drawn on the spot in the typefaces that matplotlib carries, each distorted in a way of its own.
+
+    Many classes, some of them hard to tell apart, and as many images as one asks for.
+    """
+
+    kind: Literal["glyphs"] = "glyphs"
+    builds = "stillhouse.sources.glyphs:glyphs"
+    characters: Annotated[str, Field(min_length=2)] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    """A class each."""
+    fonts: Annotated[list[str], Field(min_length=1)] = ["DejaVuSans*", "DejaVuSerif*", "STIXGeneral*", "cm[brst][!y]*"]
+    """Patterns of typefaces' names; the number of the pattern is an image's `domain`."""
+    test_fonts: list[str] = []
+    """Of validation and test, where they are not those of training (`domain` is -1 there)."""
+    size: Annotated[int, Field(ge=8, le=64)] = 16
+    """Of an image, each way."""
+    train: Annotated[int, Field(gt=0)] = 8000
+    """Images."""
+    validation: Annotated[int, Field(gt=0)] = 2000
+    test: Annotated[int, Field(gt=0)] = 5000
+    distortion: Annotated[float, Field(ge=0, le=2)] = 0.7
+    """1: turned by up to 15 degrees, moved by a tenth of the image, stretched by a fifth, slanted, blurred, paled."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Standard deviation of what is added to each pixel."""
+    shift: Annotated[int, Field(ge=0, le=3)] = 1
+    """Training images are moved by up to this many pixels each way."""
+    seed: Annotated[int, Field(ge=0, lt=2**29)] = 0
+
+    @field_validator("characters")
+    @classmethod
+    def _each_once(cls, characters: str) -> str:
+        if twice := sorted({c for c in characters if characters.count(c) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands there twice; a character is one class")
+        return characters
