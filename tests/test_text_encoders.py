@@ -175,6 +175,35 @@ def test_a_sentence_is_the_mean_of_its_tokens():
     torch.testing.assert_close(found["embedding"][0], mean / mean.norm())
 
 
+def test_a_class_is_told_from_the_mean_of_what_is_no_padding():
+    torch.manual_seed(0)
+    facts = Facts("classification", (12,), 7, tokenizer=Tokenizer())
+    network = Bert(width=16, layers=2, heads=2, pool="mean").build(facts).eval()
+    ids, mask = torch.randint(2, 50, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+    mask[0, 5:], mask[1, 9:] = 0, 0
+    found = Model(network, EncoderView()).signals({"input_ids": ids, "attention_mask": mask})["logits"]
+    weight, bias = network.classifier.weight.double(), network.classifier.bias.double()
+    for row, length in enumerate((5, 9, 12)):  # each text by itself, cut off where its padding begins
+        states = network.bert(ids[row : row + 1, :length]).last_hidden_state[0].double()
+        torch.testing.assert_close(found[row].double(), weight @ (sum(states) / length) + bias, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="head 'classifier'"):
+        Bert(head="masked-lm", pool="mean")
+
+
+def test_a_mean_pooled_student_is_loaded_and_exported(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = trained_tokenizer(["low wine and high wine " * 40], 300)
+    kind = Bert(width=16, layers=1, heads=2, pool="mean")
+    facts = Facts("classification", (12,), 10, tokenizer=tokenizer)
+    network = kind.build(facts).eval()
+    save_student(network, kind, facts, tmp_path / "student", view=None, sampler=None)
+    batch = dict(tokenizer("high wine", return_tensors="pt"))
+    logits = load_student(tmp_path).signals(batch)["logits"]
+    assert torch.equal(logits, network(batch["input_ids"], batch["attention_mask"]))
+    written = export(tmp_path, "safetensors", tmp_path / "out")
+    assert "student.signals(tokenizer(text," in (written / "README.md").read_text()
+
+
 def deep_and_shallow(head: Any = "masked-lm") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     torch.manual_seed(0)
     deep = Bert(width=16, layers=4, heads=2, head="masked-lm").build(FACTS)

@@ -33,9 +33,14 @@ class Bert(EncoderKind):
     heads: Count = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Of hidden states and attention."""
+    pool: Literal["first", "mean"] = "first"
+    """What a `classifier` answers from: the first token's state through BERT's pooler, or the mean of the last layer's
+    states over the tokens that are no padding, which a small model learns sooner."""
 
     @model_validator(mode="after")
-    def _whole_heads(self) -> Bert:
+    def _fits_together(self) -> Bert:
+        if self.pool == "mean" and self.head != "classifier":
+            raise ValueError(f"pool 'mean' is for head 'classifier', not for {self.head!r}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not split into {self.heads} heads")
         return self

@@ -27,6 +27,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.networks.encoder_kinds import Bert, HFEncoder
 from stillhouse.networks.encoder_kinds import StaticEmbedding as StaticEmbeddingKind
 from stillhouse.networks.hf import advised, reads_the_same, source_of
+from stillhouse.views.encoder import mean_of_tokens
 
 SMALL = {
     "masked-lm": BertForMaskedLM,
@@ -44,7 +45,7 @@ POSITIONS = 512
 """Positions that a small encoder has, where the data's texts are not longer."""
 
 
-def bert(kind: Bert, facts: Facts) -> PreTrainedModel:
+def bert(kind: Bert, facts: Facts) -> PreTrainedModel | MeanPooled:
     """A BERT with random weights over the data's vocabulary, with one class an output where its head is one.
 
     Raises StillhouseError where the data is no text.
@@ -62,7 +63,26 @@ def bert(kind: Bert, facts: Facts) -> PreTrainedModel:
         pad_token_id=None,
     )
     config.num_labels = facts.classes
-    return SMALL[kind.head](config)
+    return MeanPooled(config, facts.classes) if kind.pool == "mean" else SMALL[kind.head](config)
+
+
+class MeanPooled(nn.Module):
+    """A BERT that tells a text's class from the mean of its last layer's states.
+
+    No `PreTrainedModel`, as Hugging Face has none of this head and would load its files as another's. The encoder's
+    parameters have the names that they have in `BertForSequenceClassification`.
+    """
+
+    def __init__(self, config: BertConfig, classes: int) -> None:
+        super().__init__()
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Token ids [B, T] to logits [B, C]; `attention_mask` [B, T] is zero at padding."""
+        states = self.bert(input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.classifier(self.dropout(mean_of_tokens(states, attention_mask)))
 
 
 def hf_encoder(kind: HFEncoder, facts: Facts) -> PreTrainedModel:

@@ -112,6 +112,7 @@ def _plugins(run: Path) -> list[str]:
 
 def _readme(run: Path, config: dict[str, Any], to: str) -> str:
     facts, view, sampler = config["facts"], config.get("view") or {}, config.get("sampler")
+    of_text = (run / "student" / "tokenizer.json").is_file()
     network, shape = _words(config["network"]), " x ".join(map(str, facts["shape"]))
     mean, std = view.get("mean", [0.0]), view.get("std", [1.0])
     lines = [f"# {run.resolve().name}: the student", ""]
@@ -136,6 +137,12 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
             "Input: `input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it.",
             "Output: the mean of its states over the tokens that are no padding, scaled to length one.",
         ]
+    elif of_text:
+        lines += [
+            f"Network: {network}. Task: {facts['task']}.",
+            "Input: `input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it.",
+            f"Output: {facts['classes']} classes {', '.join(facts['names'])}".rstrip() + ".",
+        ]
     else:
         lines += [
             f"Network: {network}. Task: {facts['task']}.",
@@ -149,7 +156,7 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
         "    from stillhouse import load_student",
         "",
         '    student = load_student(".")  # this folder',
-        *([] if sampler else [f"    {_called(view)}"]),
+        *([] if sampler else [f"    {_called(view, of_text)}"]),
         "",
         "Without it, model.safetensors holds the parameters by the names of the network's layers, and config.json its",
         "sizes:",
@@ -161,10 +168,12 @@ def _readme(run: Path, config: dict[str, Any], to: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _called(view: dict[str, Any]) -> str:
+def _called(view: dict[str, Any], of_text: bool) -> str:
     """A line of Python that asks the student."""
     if view.get("kind") == "sentence":
         return 'embeddings = student.signals(tokenizer(texts, padding=True, return_tensors="pt"), ["embedding"])'
+    if of_text:
+        return 'logits = student.signals(tokenizer(text, return_tensors="pt"))["logits"]'
     return 'logits = student.signals({"image": images})["logits"]'
 
 

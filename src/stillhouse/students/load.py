@@ -24,6 +24,7 @@ def load_student(folder: str | Path, plugins: Iterable[str | Path] = ()) -> Mode
 
         student = load_student("runs/kd-digits")
         logits = student.signals({"image": images})["logits"]  # images [B, C, H, W] in [0, 1]
+        # a student of texts takes what the tokenizer beside it gives: input_ids and attention_mask [B, T]
 
     Args: plugins: files whose kinds the student's network or view is of; they run.
     Raises StillhouseError where the folder holds no student, or one that Hugging Face loads.
@@ -45,7 +46,8 @@ def load_student(folder: str | Path, plugins: Iterable[str | Path] = ()) -> Mode
     facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]), tokenizer)
     network = _kind("network", config["network"]).build(facts)
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    return Model(network, _kind("view", config.get("view") or {"kind": "image"}).build(facts)).eval()
+    plain = {"kind": "image" if tokenizer is None else "encoder"}
+    return Model(network, _kind("view", config.get("view") or plain).build(facts)).eval()
 
 
 def _tokenizer(folder: Path) -> Any:

@@ -43,8 +43,11 @@ class SentenceView(EncoderView):
     fingerprint = "sentence"
 
     def read(self, output: Any, batch: Batch) -> Signals:
-        states = output.last_hidden_state  # [B, T, D]
-        mask = batch.get("attention_mask")
-        seen = states.new_ones(states.shape[:2]) if mask is None else mask.to(states.dtype)
-        mean = (states * seen.unsqueeze(-1)).sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
+        mean = mean_of_tokens(output.last_hidden_state, batch.get("attention_mask"))
         return named_tensors(output) | {"embedding": functional.normalize(mean, dim=-1)}
+
+
+def mean_of_tokens(states: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean [B, D] of states [B, T, D] over the tokens where the mask [B, T] is not zero (None: over all)."""
+    seen = states.new_ones(states.shape[:2]) if mask is None else mask.to(states.dtype)
+    return (states * seen.unsqueeze(-1)).sum(1) / seen.sum(1, keepdim=True).clamp(min=1)
