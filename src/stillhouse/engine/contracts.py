@@ -153,7 +153,8 @@ class Facts:
     """What networks and methods may need to know about the data."""
 
     task: str
-    """"classification", "multi-label", "segmentation", "regression", "language", "masked-language" or "generation"."""
+    """"classification", "multi-label", "segmentation", "tagging", "regression", "language", "masked-language" or
+    "generation"."""
     shape: tuple[int, ...] = ()
     """Of one input: (channels, height, width), (tokens,), or (columns,) of a table."""
     classes: int = 0

@@ -22,6 +22,20 @@ class MaskedTokens(MetricKind):
     }
 
 
+class Tags(MetricKind):
+    """How well words are tagged: the share that is right, F1 averaged over tags, F1 of spans where tags are B-, I-."""
+
+    kind: Literal["tags"] = "tags"
+    task = "tagging"
+    builds = "stillhouse.evaluation.tagging:tags"
+    gives: ClassVar[dict[str, Measure]] = {
+        "tag_accuracy": Measure("tags that are right", "higher", "share"),
+        "tag_f1": Measure("F1 averaged over tags", "higher"),
+        "span_f1": Measure("F1 of spans", "higher"),
+        "tag_agreement": Measure("tags on which the teacher agrees", "higher", "share"),
+    }
+
+
 class Similarity(MetricKind):
     """Spearman correlation, over pairs of held-out texts, of the cosines of an arm's embeddings with the teacher's."""
 

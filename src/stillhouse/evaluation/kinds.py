@@ -31,7 +31,14 @@ class MetricKind(Kind):
     """The metrics it gives, by their name in summary.json."""
     task: ClassVar[
         Literal[
-            "classification", "multi-label", "segmentation", "regression", "language", "masked-language", "generation"
+            "classification",
+            "multi-label",
+            "segmentation",
+            "tagging",
+            "regression",
+            "language",
+            "masked-language",
+            "generation",
         ]
         | None
     ] = None

@@ -40,9 +40,9 @@ TOPICS = {
 
 
 class Paragraphs:
-    """A `Source` of labelled paragraphs: `input_ids`, `attention_mask` [B, T], `labels` [B].
+    """A `Source` of labelled paragraphs: `input_ids`, `attention_mask` [B, T], `labels` [B] or, of tokens, [B, T].
 
-    Args: ids [N, T] token ids; mask [N, T], zero at padding; labels [N].
+    Args: ids [N, T] token ids; mask [N, T], zero at padding; labels [N] or [N, T].
     """
 
     def __init__(self, ids: Tensor, mask: Tensor, labels: Tensor) -> None:
@@ -96,7 +96,7 @@ def _documents() -> list[tuple[int, list[str]]]:
     documents = []
     for topic, modules in enumerate(TOPICS.values()):
         for module in modules.split():
-            for path in _files(module):
+            for path in module_files(module):
                 for text in _docstrings(ast.parse(path.read_text(encoding="utf-8"))):
                     paragraphs = []
                     for paragraph in text.split("\n\n"):
@@ -113,7 +113,7 @@ def _library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def _files(module: str) -> list[Path]:
+def module_files(module: str) -> list[Path]:
     """A module's file, or a package's files but for its tests."""
     folder = _library() / module
     if folder.is_dir():
