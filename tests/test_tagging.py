@@ -19,7 +19,7 @@ from stillhouse.evaluation.tagging import spans, tags
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.text import load
 from stillhouse.sources.encoder_kinds import Tagged
-from stillhouse.sources.tagged import USES, _uses
+from stillhouse.sources.tagged import USES, uses_of
 
 ROWS = [
     {"tokens": ["Ada", "met", "Grace", "Hopper"], "tags": ["B-PER", "O", "B-PER", "I-PER"]},
@@ -80,13 +80,13 @@ def test_a_row_that_is_none_is_told(tmp_path: Path, row: Any, said: str) -> None
 
 def test_uses_of_names_follow_python() -> None:
     line = ["self", ".", "x", "=", "f", "(", "y", ",", "key", "=", "g", ".", "h", "(", "None", ")", ")"]
-    words, uses = _uses(line)
+    words, uses = uses_of(line)
     told = {word: USES[use] for word, use in zip(words, uses, strict=True)}
     assert told == {
         "self": "name", "x": "attribute", "f": "call", "y": "name", "key": "argument", "g": "name", "h": "method",
         "None": "keyword",
     }  # fmt: skip
-    assert _uses(["def", "go", "(", ")", ":"])[1] == (USES.index("keyword"), USES.index("definition"))
+    assert uses_of(["def", "go", "(", ")", ":"])[1] == (USES.index("keyword"), USES.index("definition"))
 
 
 def test_spans_are_those_of_conll() -> None:

@@ -2,14 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import ndcg_score
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from stillhouse.engine.checkpoint import read_summed
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
-from stillhouse.evaluation.encoder_kinds import MaskedTokens, Similarity
+from stillhouse.evaluation.encoder_kinds import MaskedTokens, Ranking, Similarity
+from stillhouse.evaluation.encoders import embeddings
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.networks.encoder_kinds import Bert, HFEncoder, LayersOf, StaticEmbedding
 from stillhouse.networks.weights import layers_of
@@ -345,14 +349,18 @@ def test_masked_tokens_are_scored_where_they_are_masked():
     assert found["masked_perplexity"] == pytest.approx(nll.exp().item(), rel=1e-5)
 
 
-def test_similarity_is_one_where_all_angles_are_kept():
-    source = text()
+def turned_and_other() -> Context:
+    """A teacher of sentences, one whose space is turned and stretched, and one that knows nothing of them."""
     facts = Facts("language", (30,), 50)
     known, turning, unknown = (StaticEmbedding(width=8).build(facts) for _ in range(3))
     own, other = (network.embeddings["word_embeddings"].weight.data for network in (known, turning))
     other.copy_(own @ torch.linalg.qr(torch.randn(8, 8)).Q * 3)
     teacher, turned, other = (Model(network, SentenceView()) for network in (known, turning, unknown))
-    arms = context(source, teacher=teacher, turned=turned, other=other)
+    return context(text(), teacher=teacher, turned=turned, other=other)
+
+
+def test_similarity_is_one_where_all_angles_are_kept():
+    arms = turned_and_other()
 
     def measured(name: str) -> dict[str, float]:
         return Similarity(pairs=500).build(arms.arms[name], arms).metrics
@@ -360,3 +368,30 @@ def test_similarity_is_one_where_all_angles_are_kept():
     assert measured("turned")["similarity_spearman"] == pytest.approx(1.0, abs=1e-6)
     assert abs(measured("other")["similarity_spearman"]) < 0.9
     assert measured("teacher") == {}
+
+
+def test_rankings_are_those_of_scikit_learn():
+    arms = turned_and_other()
+    found = {name: Ranking(nearest=7).build(arms.arms[name], arms).metrics for name in arms.arms}
+    assert found["turned"]["neighbours_kept"] == pytest.approx(1.0)
+    assert found["turned"]["ndcg"] == pytest.approx(1.0)
+    vectors = {name: embeddings(arms.arms[name], arms).numpy() for name in ("teacher", "other")}
+    near = {
+        name: NearestNeighbors(n_neighbors=8).fit(x).kneighbors(x, return_distance=False)[:, 1:]
+        for name, x in vectors.items()
+    }
+    kept = [len(set(ours) & set(theirs)) / 7 for ours, theirs in zip(near["other"], near["teacher"], strict=True)]
+    labels = np.arange(400) % 10
+    of_class = (labels[near["other"]] == labels[:, None]).mean()
+    assert found["other"]["neighbours_kept"] == pytest.approx(np.mean(kept))
+    assert found["other"]["neighbours_of_class"] == pytest.approx(of_class)
+    away = ~np.eye(400, dtype=bool)  # a text does not rank itself
+    truth, scores = ((x @ x.T)[away].reshape(400, 399) for x in (vectors["teacher"], vectors["other"]))
+    assert found["other"]["ndcg"] == pytest.approx(ndcg_score(truth.clip(0), scores, k=7, ignore_ties=True))
+    assert found["teacher"].keys() == {"neighbours_of_class"}
+
+
+def test_more_texts_than_there_are_cannot_be_ranked():
+    arms = turned_and_other()
+    with pytest.raises(StillhouseError, match="the split has 400 texts"):
+        Ranking(nearest=400).build(arms.arms["other"], arms)

@@ -47,3 +47,18 @@ class Similarity(MetricKind):
     }
     pairs: Annotated[int, Field(ge=10)] = 20000
     """Pairs of different texts, drawn once."""
+
+
+class Ranking(MetricKind):
+    """Each held-out text as a query for all others, ranked by the cosine of an arm's embeddings: against the teacher's
+    ranking and, where texts have a class, against it."""
+
+    kind: Literal["ranking"] = "ranking"
+    builds = "stillhouse.evaluation.encoders:ranking"
+    gives: ClassVar[dict[str, Measure]] = {
+        "ndcg": Measure("gain of the ranking, the teacher's similarities being relevance", "higher"),
+        "neighbours_kept": Measure("of the teacher's nearest texts, those among one's own", "higher", "share"),
+        "neighbours_of_class": Measure("nearest texts of the same class", "higher", "share"),
+    }
+    nearest: Annotated[int, Field(gt=0)] = 10
+    """Texts at the head of a ranking that count."""

@@ -1,4 +1,4 @@
-"""How well a text encoder guesses masked tokens, and how far its similarities are its teacher's."""
+"""How well a text encoder guesses masked tokens, and how far its similarities and rankings are its teacher's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
-from stillhouse.evaluation.encoder_kinds import MaskedTokens, Similarity
+from stillhouse.evaluation.encoder_kinds import MaskedTokens, Ranking, Similarity
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.language import BATCH
 
@@ -60,6 +60,46 @@ def similarity(kind: Similarity, arm: Arm, context: Context) -> Findings:
         for found in (embeddings(arm, context), embeddings(context.arms["teacher"], context))
     )
     return Findings(metrics={"similarity_spearman": float(np.asarray(spearmanr(ours.numpy(), theirs.numpy()))[0])})
+
+
+def ranking(kind: Ranking, arm: Arm, context: Context) -> Findings:
+    """Over the split's texts, each ranking all others by the cosine of the arm's embeddings, `kind.nearest` at a time.
+
+    `neighbours_of_class`, where a text has a class: the share of its nearest texts that have the same. Beside a
+    teacher, of other arms: `neighbours_kept`, the share of the teacher's nearest texts that are among the arm's; and
+    `ndcg` (Järvelin & Kekäläinen 2002), with the teacher's cosine, zero where it is negative, as a text's relevance.
+    Raises StillhouseError where the split has no more texts than are to be ranked.
+    """
+    count = len(context.source)
+    if count <= kind.nearest:
+        raise StillhouseError(
+            f"ranking asks for the {kind.nearest} nearest of the other texts, and the split has {count} texts"
+        )
+    found: dict[str, list[float]] = {}
+    ours = embeddings(arm, context)
+    against = embeddings(context.arms["teacher"], context) if "teacher" in context.arms else None
+    labels = torch.cat([batch["labels"] for batch in batches(context.source, BATCH, "cpu")])
+    discount = 1 / torch.arange(2, kind.nearest + 2, dtype=torch.float64).log2()
+    for rows in torch.arange(count).split(BATCH):
+        chosen = _nearest(ours, rows, kind.nearest)
+        if labels.dim() == 1:
+            same = labels[chosen] == labels[rows].unsqueeze(1)
+            found.setdefault("neighbours_of_class", []).extend(same.double().mean(1).tolist())
+        if against is not None and arm.name != "teacher":
+            best = _nearest(against, rows, kind.nearest)
+            relevance = (against[rows] @ against.T).clamp(min=0)
+            kept = (chosen.unsqueeze(2) == best.unsqueeze(1)).any(2).double().mean(1)
+            gain, most = ((relevance.gather(1, order) * discount).sum(1) for order in (chosen, best))
+            found.setdefault("neighbours_kept", []).extend(kept.tolist())
+            found.setdefault("ndcg", []).extend((gain / most.clamp(min=1e-12)).tolist())
+    return Findings(metrics={name: sum(each) / count for name, each in found.items()}, per_example=found)
+
+
+def _nearest(embedded: Tensor, rows: Tensor, count: int) -> Tensor:
+    """The `count` texts most similar to each of these, itself left out, best first: [rows, count]."""
+    similar = embedded[rows] @ embedded.T
+    similar[torch.arange(len(rows)), rows] = -torch.inf
+    return similar.topk(count, dim=1).indices
 
 
 def embeddings(arm: Arm, context: Context) -> Tensor:

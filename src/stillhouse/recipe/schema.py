@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
+from stillhouse.evaluation import architecture_kinds as _architectures  # noqa: F401  importing registers
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
 from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
@@ -26,6 +27,7 @@ from stillhouse.methods import (
     masked_kinds,  # noqa: F401  importing registers
     multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers
+    relation_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  importing registers

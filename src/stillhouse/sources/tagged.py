@@ -163,7 +163,7 @@ def _statements(path: Path) -> Iterator[Sentence]:
     line: list[str] = []
     for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
         if token.type == tokenize.NEWLINE:
-            words, uses = _uses(line)
+            words, uses = uses_of(line)
             if len(words) >= LEAST:
                 yield words, uses
             line = []
@@ -171,7 +171,7 @@ def _statements(path: Path) -> Iterator[Sentence]:
             line.append(token.string)
 
 
-def _uses(line: Sequence[str]) -> Sentence:
+def uses_of(line: Sequence[str]) -> Sentence:
     """The names of a line of names and punctuation."""
     words, uses, depth = [], [], 0
     for before, word, after in zip(["", *line], line, [*line[1:], ""], strict=False):

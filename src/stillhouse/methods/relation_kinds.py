@@ -1,0 +1,48 @@
+"""Methods that distil how examples stand to one another. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillhouse.engine.settings import Positive
+from stillhouse.methods.kinds import Match, MethodKind
+
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SSKD(MethodKind):
+    """What the teacher makes of turned images, and how these stand to the images themselves (Xu et al. 2020, SSKD).
+
+    arXiv:2006.07114. `train.players.head` sets what the teacher's projection head does otherwise than the student.
+    """
+
+    kind: Literal["sskd"] = "sskd"
+    builds = "stillhouse.methods.sskd:SSKD"
+    features: str = "features.pool"
+    """The student's features that a projection head reads, vectors [B, D]."""
+    teacher_features: str = "features.pool"
+    """The teacher's."""
+    labels: Weight = 0.1
+    """Weight of the cross-entropy on the images' labels."""
+    plain: Weight = 0.9
+    """Weight of the KL on the images."""
+    turned: Weight = 2.7
+    """Weight of the KL on the turned images."""
+    similarity: Weight = 10.0
+    """Weight of the KL between the similarities."""
+    temperature: Positive = 4.0
+    """Of the answers."""
+    similarity_temperature: Positive = 0.5
+    """Of the similarities, cosines."""
+    wrong_answers: Share = 1.0
+    """Of the turned images that the teacher gets wrong, the share whose answers count: the least wrong."""
+    wrong_similarities: Share = 0.75
+    """Of the turned images that the teacher takes for another one's, the share whose similarities count."""
+
+    def without_teacher(self) -> Match:
+        from stillhouse.objectives.kinds import CrossEntropy
+
+        return Match(terms=[CrossEntropy(signal="labels")])
