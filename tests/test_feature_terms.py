@@ -574,6 +574,24 @@ def test_the_orthogonal_projector_stays_orthogonal(widths: tuple[int, int]) -> N
     torch.testing.assert_close(gram, torch.eye(min(widths), dtype=torch.float64), atol=2e-6, rtol=0)
 
 
+def test_whitened_targets_have_the_identity_as_covariance_and_stay_as_they_lie() -> None:
+    """ZCA is the whitening nearest to the features themselves: its matrix is symmetric with positive eigenvalues."""
+    teacher = drawn(400, 6, seed=2) @ drawn(6, 6, seed=3) + 4
+    found = features.whitened(teacher, eps=1e-9)
+    torch.testing.assert_close(found.mean(0), torch.zeros(6, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(found.T @ found / 400, torch.eye(6, dtype=torch.float64), atol=1e-6, rtol=0)
+    centred = teacher - teacher.mean(0)
+    matrix = torch.linalg.lstsq(centred, found).solution
+    torch.testing.assert_close(matrix, matrix.T)
+    assert (torch.linalg.eigvalsh(matrix) > 0).all()
+    few = features.whitened(drawn(3, 8, seed=4))  # fewer examples than directions
+    assert few.isfinite().all()
+    loss = parts.OrthogonalProjection(drawn(9, 4, seed=1), drawn(9, 6, seed=2), targets="whitened").double()
+    student, target = drawn(9, 4, seed=1), drawn(9, 6, seed=2)
+    expected = nn.functional.smooth_l1_loss(loss.project(student), features.whitened(target), reduction="none").mean(1)
+    torch.testing.assert_close(loss(student, target), expected)
+
+
 def test_an_ensemble_is_the_mean_before_the_angle() -> None:
     loss, student, teacher = built("ensemble")
     assert isinstance(loss, parts.ProjectorEnsemble)

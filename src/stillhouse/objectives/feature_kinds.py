@@ -167,6 +167,9 @@ class VkD(TermKind):
     builds = "stillhouse.objectives.feature_parts:OrthogonalProjection"
     same_shape: ClassVar[bool] = False
     signal: str = Field(...)
+    targets: Literal["standardised", "whitened"] = "standardised"
+    """What is done to the teacher's features: over their channels, for discrimination; or over the batch, for
+    generation."""
 
 
 class ProjectorEnsemble(TermKind):

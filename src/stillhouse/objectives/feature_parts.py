@@ -15,7 +15,16 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import at_least_fp32
-from stillhouse.objectives.features import Sides, both, full_precision, many, pyramid, same_resolution, standardised
+from stillhouse.objectives.features import (
+    Sides,
+    both,
+    full_precision,
+    many,
+    pyramid,
+    same_resolution,
+    standardised,
+    whitened,
+)
 
 
 class FactorTransfer(nn.Module):
@@ -221,20 +230,21 @@ class OrthogonalProjection(nn.Module):
 
     The student's features go through a matrix with orthonormal rows (or columns, where the teacher is wider), kept
     so by a matrix exponential of a skew-symmetric one; smooth L1, averaged, to the teacher's features standardised
-    over their channels. Maps are averaged over positions first, as in the code. The whitening that the paper prefers
-    for generative tasks is left out.
+    over their channels or, for generative tasks, whitened over the batch. Maps are averaged over positions first, as
+    in the code.
 
-    Args: vectors [B, ..., D] or maps [B, C, H, W].
+    Args: vectors [B, ..., D] or maps [B, C, H, W]; targets: "standardised" or "whitened".
     """
 
-    def __init__(self, student: Tensor, target: Tensor) -> None:
+    def __init__(self, student: Tensor, target: Tensor, *, targets: str = "standardised") -> None:
         super().__init__()
+        self.normalise = {"standardised": standardised, "whitened": whitened}[targets]
         width, wide = _pooled(student).shape[-1], _pooled(target).shape[-1]
         self.project = orthogonal(nn.Linear(width, wide, bias=False), orthogonal_map="matrix_exp")
 
     def forward(self, student: Tensor, target: Tensor) -> Tensor:
         ours, theirs = both(self.project(_pooled(student)), _pooled(target))
-        return functional.smooth_l1_loss(ours, standardised(theirs), reduction="none").flatten(1).mean(1)
+        return functional.smooth_l1_loss(ours, self.normalise(theirs), reduction="none").flatten(1).mean(1)
 
 
 class ProjectorEnsemble(nn.Module):

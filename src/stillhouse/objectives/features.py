@@ -277,6 +277,18 @@ def standardised(x: Tensor) -> Tensor:
     return functional.layer_norm(x, x.shape[-1:])
 
 
+def whitened(x: Tensor, *, eps: float = 1e-4) -> Tensor:
+    """Vectors [..., D], all of them together, to mean 0 and covariance one (ZCA).
+
+    `eps` of the mean variance is added to each eigenvalue, so that directions which do not vary stay small.
+    """
+    rows = x.flatten(0, -2)
+    rows = rows - rows.mean(0)
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    scale = (values.clamp(min=0) + eps * values.mean()).rsqrt()
+    return (rows @ (vectors * scale) @ vectors.T).view_as(x)
+
+
 def _equal(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     if ours.shape != theirs.shape:
         raise StillhouseError(
