@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stillhouse.engine.checkpoint import read_summed
 from stillhouse.errors import StillhouseError
 from stillhouse.kinds import kinds
-from stillhouse.objectives import feature_kinds, features, logit_kinds, projectors
+from stillhouse.objectives import feature_kinds, features, logit_kinds, projected_parts, projectors
 from stillhouse.objectives import feature_parts as parts
 from stillhouse.objectives.divergences import mse
 from stillhouse.objectives.terms import build_terms
@@ -373,9 +373,9 @@ MODULES: dict[str, tuple[Callable[..., nn.Module], Sides, Sides]] = {
     "overhaul": (parts.Overhaul, NARROW, WIDE),
     "review": (parts.KnowledgeReview, *DEEP),
     "semckd": (partial(parts.SemanticCalibration, batch_size=4), DEEP[0][:2], DEEP[1]),
-    "vkd": (parts.OrthogonalProjection, NARROW, WIDE),
-    "ensemble": (parts.ProjectorEnsemble, NARROW, WIDE),
-    "ladder": (partial(parts.LadderProjector, hidden=7), DEEP[0], WIDE),
+    "vkd": (projected_parts.OrthogonalProjection, NARROW, WIDE),
+    "ensemble": (projected_parts.ProjectorEnsemble, NARROW, WIDE),
+    "ladder": (partial(projected_parts.LadderProjector, hidden=7), DEEP[0], WIDE),
     "masked generation": (parts.MaskedGeneration, NARROW, WIDE),
     "cross-layer": (partial(parts.CrossLayerAttention, width=8), DEEP[0][:2], DEEP[1][:2]),
 }
@@ -560,7 +560,7 @@ def test_calibration_weighs_distances_by_shares() -> None:
 @pytest.mark.parametrize("widths", [(3, 5), (5, 3), (4, 4)])
 def test_the_orthogonal_projector_stays_orthogonal(widths: tuple[int, int]) -> None:
     student, teacher = drawn(8, widths[0], seed=1), drawn(8, widths[1], seed=2)
-    loss = parts.OrthogonalProjection(student, teacher).double()
+    loss = projected_parts.OrthogonalProjection(student, teacher).double()
     optimizer = torch.optim.SGD(loss.parameters(), lr=1.0)
     assert isinstance(loss.project, nn.Linear)
     before = loss.project.weight.detach().clone()
@@ -586,7 +586,7 @@ def test_whitened_targets_have_the_identity_as_covariance_and_stay_as_they_lie()
     assert (torch.linalg.eigvalsh(matrix) > 0).all()
     few = features.whitened(drawn(3, 8, seed=4))  # fewer examples than directions
     assert few.isfinite().all()
-    loss = parts.OrthogonalProjection(drawn(9, 4, seed=1), drawn(9, 6, seed=2), targets="whitened").double()
+    loss = projected_parts.OrthogonalProjection(drawn(9, 4, seed=1), drawn(9, 6, seed=2), targets="whitened").double()
     student, target = drawn(9, 4, seed=1), drawn(9, 6, seed=2)
     expected = nn.functional.smooth_l1_loss(loss.project(student), features.whitened(target), reduction="none").mean(1)
     torch.testing.assert_close(loss(student, target), expected)
@@ -594,7 +594,7 @@ def test_whitened_targets_have_the_identity_as_covariance_and_stay_as_they_lie()
 
 def test_an_ensemble_is_the_mean_before_the_angle() -> None:
     loss, student, teacher = built("ensemble")
-    assert isinstance(loss, parts.ProjectorEnsemble)
+    assert isinstance(loss, projected_parts.ProjectorEnsemble)
     assert isinstance(student, Tensor)
     assert isinstance(teacher, Tensor)
     means = sum(torch.relu(p(student.mean((2, 3)))) for p in loss.projectors) / 3
@@ -604,7 +604,7 @@ def test_an_ensemble_is_the_mean_before_the_angle() -> None:
 
 def test_a_ladder_sums_its_rungs_and_follows_the_teachers_statistics() -> None:
     loss, student, teacher = built("ladder")
-    assert isinstance(loss, parts.LadderProjector)
+    assert isinstance(loss, projected_parts.LadderProjector)
     assert isinstance(teacher, Tensor)
     found = loss(student, teacher)
     pooled_teacher = teacher.mean((2, 3))

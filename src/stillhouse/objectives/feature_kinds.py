@@ -164,7 +164,7 @@ class VkD(TermKind):
     """An orthogonal projector and standardised targets, Miles et al. 2024 (arXiv:2403.06213)."""
 
     by: Literal["vkd"] = "vkd"
-    builds = "stillhouse.objectives.feature_parts:OrthogonalProjection"
+    builds = "stillhouse.objectives.projected_parts:OrthogonalProjection"
     same_shape: ClassVar[bool] = False
     signal: str = Field(...)
     targets: Literal["standardised", "whitened"] = "standardised"
@@ -176,7 +176,7 @@ class ProjectorEnsemble(TermKind):
     """The mean of several projectors, Chen et al. 2022 (arXiv:2210.15274)."""
 
     by: Literal["projector_ensemble"] = "projector_ensemble"
-    builds = "stillhouse.objectives.feature_parts:ProjectorEnsemble"
+    builds = "stillhouse.objectives.projected_parts:ProjectorEnsemble"
     same_shape: ClassVar[bool] = False
     signal: str = Field(...)
     projectors: Count = 3
@@ -186,7 +186,7 @@ class LadderProjector(TermKind):
     """UNIC: one target from several depths, Sariyildiz et al. 2024 (arXiv:2408.05088)."""
 
     by: Literal["ladder"] = "ladder"
-    builds = "stillhouse.objectives.feature_parts:LadderProjector"
+    builds = "stillhouse.objectives.projected_parts:LadderProjector"
     same_shape: ClassVar[bool] = False
     teacher_signal: str = Field(...)
     hidden: Count = 768

@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import orthogonal
 
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import at_least_fp32
@@ -20,11 +19,11 @@ from stillhouse.objectives.features import (
     both,
     full_precision,
     many,
+    pooled,
     pyramid,
     same_resolution,
-    standardised,
-    whitened,
 )
+from stillhouse.objectives.projectors import perceptron
 
 
 class FactorTransfer(nn.Module):
@@ -193,8 +192,8 @@ class SemanticCalibration(nn.Module):
         super().__init__()
         ours, theirs = many(student), many(target)
         self.batch_size, width = batch_size, max(1, batch_size // factor)
-        self.queries = nn.ModuleList(_perceptron(batch_size, width, width) for _ in ours)
-        self.keys = nn.ModuleList(_perceptron(batch_size, width, width) for _ in theirs)
+        self.queries = nn.ModuleList(perceptron(batch_size, width, width) for _ in ours)
+        self.keys = nn.ModuleList(perceptron(batch_size, width, width) for _ in theirs)
         self.maps = nn.ModuleList(nn.ModuleList(_embedding(own, other) for other in theirs) for own in ours)
 
     def forward(self, student: Sides, target: Sides) -> Tensor:
@@ -223,92 +222,6 @@ class SemanticCalibration(nn.Module):
                 "train.batch_size, divided by the number of processes and by train.accumulate"
             )
         return functional.pad(_products(x, x), (0, missing))
-
-
-class OrthogonalProjection(nn.Module):
-    """V_kD: an orthogonal projector and standardised targets, Miles et al. 2024 (CVPR, arXiv:2403.06213), section 3.
-
-    The student's features go through a matrix with orthonormal rows (or columns, where the teacher is wider), kept
-    so by a matrix exponential of a skew-symmetric one; smooth L1, averaged, to the teacher's features standardised
-    over their channels or, for generative tasks, whitened over the batch. Maps are averaged over positions first, as
-    in the code.
-
-    Args: vectors [B, ..., D] or maps [B, C, H, W]; targets: "standardised" or "whitened".
-    """
-
-    def __init__(self, student: Tensor, target: Tensor, *, targets: str = "standardised") -> None:
-        super().__init__()
-        self.normalise = {"standardised": standardised, "whitened": whitened}[targets]
-        width, wide = _pooled(student).shape[-1], _pooled(target).shape[-1]
-        self.project = orthogonal(nn.Linear(width, wide, bias=False), orthogonal_map="matrix_exp")
-
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        ours, theirs = both(self.project(_pooled(student)), _pooled(target))
-        return functional.smooth_l1_loss(ours, self.normalise(theirs), reduction="none").flatten(1).mean(1)
-
-
-class ProjectorEnsemble(nn.Module):
-    """The mean of several projectors, Chen et al. 2022 (NeurIPS, arXiv:2210.15274).
-
-    1 - cos between the teacher's features and the mean of `projectors` times relu(W s + b), each started at random.
-    Maps are averaged over positions first. The paper uses three, on the features before the classifier.
-    """
-
-    def __init__(self, student: Tensor, target: Tensor, *, projectors: int = 3) -> None:
-        super().__init__()
-        width, wide = _pooled(student).shape[-1], _pooled(target).shape[-1]
-        self.projectors = nn.ModuleList(nn.Linear(width, wide) for _ in range(projectors))
-
-    def forward(self, student: Tensor, target: Tensor) -> Tensor:
-        ours = _pooled(student)
-        mean = torch.stack([functional.relu(project(ours)) for project in self.projectors]).mean(0)
-        ours, theirs = both(mean, _pooled(target))
-        values = 1 - functional.cosine_similarity(ours, theirs, dim=-1)
-        return values.flatten(1).mean(1) if values.dim() > 1 else values
-
-
-class LadderProjector(nn.Module):
-    """UNIC: one target from several depths, Sariyildiz et al. 2024 (ECCV, arXiv:2408.05088), section 3.2.
-
-    A perceptron (linear, GELU, linear) for each tapped layer of the student, summed, is held to the teacher's
-    features by (1 - cos) / 2 + smooth L1 / 2. The teacher's features are moved to mean 0 and variance 1 by channel,
-    by an average of their statistics that follows training with `momentum`.
-
-    Args: student, a list of features of any widths; target, the teacher's. Maps are averaged over positions.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    seen: Tensor
-
-    def __init__(self, student: Sides, target: Tensor, *, hidden: int = 768, momentum: float = 0.01) -> None:
-        super().__init__()
-        wide = _pooled(target).shape[-1]
-        self.rungs = nn.ModuleList(
-            _perceptron(_pooled(own).shape[-1], hidden, wide, nn.GELU()) for own in many(student)
-        )
-        self.momentum = momentum
-        self.register_buffer("mean", torch.zeros(wide))
-        self.register_buffer("variance", torch.ones(wide))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-
-    def forward(self, student: Sides, target: Tensor) -> Tensor:
-        climbed = torch.stack([rung(_pooled(own)) for rung, own in zip(self.rungs, many(student), strict=True)]).sum(0)
-        ours, theirs = both(climbed, _pooled(target))
-        if self.training:
-            self._see(theirs)
-        theirs = (theirs - self.mean) / (self.variance + 1e-6).sqrt()
-        apart = 1 - functional.cosine_similarity(ours, theirs, dim=-1)
-        values = (apart + functional.smooth_l1_loss(ours, theirs, reduction="none").mean(-1)) / 2
-        return values.flatten(1).mean(1) if values.dim() > 1 else values
-
-    def _see(self, theirs: Tensor) -> None:
-        """The first batch sets the statistics, later ones move them."""
-        variance, mean = torch.var_mean(theirs.flatten(0, -2), 0, correction=0)
-        share = torch.where(self.seen == 0, 1.0, self.momentum)
-        self.mean += share * (mean - self.mean)
-        self.variance += share * (variance - self.variance)
-        self.seen += 1
 
 
 class MaskedGeneration(nn.Module):
@@ -372,9 +285,9 @@ class CrossLayerAttention(nn.Module):
 
     def shares(self, student: list[Tensor], target: list[Tensor]) -> Tensor:
         """The weights [B, teacher's layers, student's layers]; they sum to one over the last."""
-        keys = torch.stack([key(_pooled(own)).relu() for key, own in zip(self.keys, student, strict=True)], 1)
+        keys = torch.stack([key(pooled(own)).relu() for key, own in zip(self.keys, student, strict=True)], 1)
         asked = self.bilinear(keys).unflatten(-1, (len(target), self.width))  # [B, s, t, width]
-        queries = [query(_pooled(other).to(keys.dtype)) for query, other in zip(self.queries, target, strict=True)]
+        queries = [query(pooled(other).to(keys.dtype)) for query, other in zip(self.queries, target, strict=True)]
         scores = (asked * torch.stack(queries, 1).unsqueeze(1)).sum(-1).mT
         return at_least_fp32((scores + self.query_positions @ self.key_positions.mT) / self.width**0.5).softmax(-1)
 
@@ -392,11 +305,6 @@ def as_map(x: Tensor) -> Tensor:
 
 def _width(x: Tensor) -> int:
     return as_map(x).shape[1]
-
-
-def _pooled(x: Tensor) -> Tensor:
-    """Maps averaged over positions [B, C]; vectors and tokens [B, ..., D] as they are."""
-    return x.mean((2, 3)) if x.dim() == 4 else x
 
 
 def _listed(student: Sides, target: Sides) -> tuple[list[Tensor], list[Tensor]]:
@@ -440,10 +348,6 @@ def _normed(inside: int, outside: int, size: int) -> nn.Module:
 
 def _connector(student: Tensor, target: Tensor) -> nn.Module:
     return _normed(_width(student), _width(target), 1)
-
-
-def _perceptron(inside: int, hidden: int, outside: int, act: nn.Module | None = None) -> nn.Module:
-    return nn.Sequential(nn.Linear(inside, hidden), act or nn.ReLU(), nn.Linear(hidden, outside))
 
 
 def _embedding(student: Tensor, target: Tensor) -> nn.Module:

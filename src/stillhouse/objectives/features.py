@@ -289,6 +289,11 @@ def whitened(x: Tensor, *, eps: float = 1e-4) -> Tensor:
     return (rows @ (vectors * scale) @ vectors.T).view_as(x)
 
 
+def pooled(x: Tensor) -> Tensor:
+    """Maps averaged over positions [B, C]; vectors and tokens [B, ..., D] as they are."""
+    return x.mean((2, 3)) if x.dim() == 4 else x
+
+
 def _equal(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
     if ours.shape != theirs.shape:
         raise StillhouseError(

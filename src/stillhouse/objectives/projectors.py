@@ -53,3 +53,8 @@ def exit_branch(student: Tensor, teacher: Tensor) -> nn.Module:
         nn.Flatten(),
         nn.Linear(2 * width, teacher.shape[-1]),
     )
+
+
+def perceptron(inside: int, hidden: int, outside: int, act: nn.Module | None = None) -> nn.Module:
+    """Two linear layers; ReLU between them where no other activation is given."""
+    return nn.Sequential(nn.Linear(inside, hidden), act or nn.ReLU(), nn.Linear(hidden, outside))
