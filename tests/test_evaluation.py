@@ -22,6 +22,7 @@ from stillhouse.evaluation.kinds import (
     Cost,
     FeatureSimilarity,
     GroupEffects,
+    MacroF1,
     measures,
 )
 from stillhouse.views.image import ImageView
@@ -143,6 +144,16 @@ def test_agreement_says_when_there_is_no_teacher_or_another_number_of_classes():
     wide = arm("teacher", nn.Sequential(nn.Flatten(), nn.Linear(CLASSES, 5)))
     with pytest.raises(StillhouseError, match="same classes"):
         classification.agreement(Agreement(), student, context(logits, labels, student, wide))
+
+
+def test_macro_f1_against_scikit_learn():
+    logits, labels = random_answers()
+    labels[labels == 2] = 0  # one class is answered and never right, another neither one nor the other
+    logits[:, 3], labels[labels == 3] = -99.0, 1
+    found = classification.macro_f1(MacroF1(), arm("student"), context(logits, labels))
+    assert found.metrics["macro_f1"] == pytest.approx(
+        sklearn_metrics.f1_score(labels, logits.argmax(1), average="macro")
+    )
 
 
 def test_calibration_against_scikit_learn():

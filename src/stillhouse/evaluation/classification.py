@@ -12,7 +12,15 @@ from torch.nn import functional
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import Answers, answers, batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Accuracy, Agreement, Calibration, GroupAccuracy, PatchShuffle, ShiftedAccuracy
+from stillhouse.evaluation.kinds import (
+    Accuracy,
+    Agreement,
+    Calibration,
+    GroupAccuracy,
+    MacroF1,
+    PatchShuffle,
+    ShiftedAccuracy,
+)
 
 MOST_CLASSES = 40
 """More classes than this are drawn by rank, not by name: a reader could not tell them apart."""
@@ -28,6 +36,17 @@ def accuracy(kind: Accuracy, arm: Arm, context: Context) -> Findings:
         figures=_by_class("Accuracy by class", right, found.labels, context),
         per_example={"accuracy": right.tolist()},
     )
+
+
+def macro_f1(kind: MacroF1, arm: Arm, context: Context) -> Findings:
+    """2 TP / (2 TP + FP + FN), averaged over the classes that are labels or answers of some example."""
+    del kind
+    found = answers(arm, context)
+    classes = found.logits.shape[-1]
+    right = torch.bincount(found.labels[found.right], minlength=classes).double()
+    counts = torch.bincount(found.labels, minlength=classes) + torch.bincount(found.guesses, minlength=classes)
+    seen = counts > 0
+    return Findings(metrics={"macro_f1": (2 * right[seen] / counts[seen]).mean().item()})
 
 
 def group_accuracy(kind: GroupAccuracy, arm: Arm, context: Context) -> Findings:

@@ -56,6 +56,15 @@ class Accuracy(MetricKind):
     gives: ClassVar[dict[str, Measure]] = {"accuracy": Measure("accuracy", "higher", "share")}
 
 
+class MacroF1(MetricKind):
+    """Harmonic mean of precision and recall of each class, averaged over the classes: rare ones count as much."""
+
+    kind: Literal["macro-f1"] = "macro-f1"
+    task = "classification"
+    builds = "stillhouse.evaluation.classification:macro_f1"
+    gives: ClassVar[dict[str, Measure]] = {"macro_f1": Measure("F1 averaged over classes", "higher")}
+
+
 class GroupAccuracy(MetricKind):
     """Accuracy on the classes with many training examples and on those with few, for long-tailed data."""
 
