@@ -1,4 +1,7 @@
-"""The networks of particular tasks: adaptation, parsing, scenes, marks for quality, restoration. Imports no torch."""
+"""The networks of particular tasks: adaptation, parsing, scenes, marks for quality, restoration, prompts.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pydantic import Field
 
 from stillhouse.engine.settings import Positive
 from stillhouse.kinds import AnyKind
-from stillhouse.networks.kinds import NetworkKind, Width
+from stillhouse.networks.kinds import Denoiser, NetworkKind, Width
 
 
 class Adapting(NetworkKind):
@@ -65,3 +68,17 @@ class GlobalRestorer(NetworkKind):
     builds = "stillhouse.networks.global_restorer:GlobalRestorer"
     pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "mse"}]}
     width: Width = 16
+
+
+class Prompted(NetworkKind):
+    """A denoiser told the class by a word, through an adapter that alone is trained (arXiv:2311.17086)."""
+
+    kind: Literal["prompted-denoiser"] = "prompted-denoiser"
+    builds = "stillhouse.networks.prompted:Prompted"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "denoise"}
+    of: Denoiser
+    """The denoiser; its weights come from elsewhere: `weights: {kind: layers-of, stack: blocks}` takes a teacher's."""
+    words: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    """One for each class."""
+    adapter: Width = 64
+    """Hidden units of the adapter."""

@@ -23,11 +23,13 @@ from stillhouse.evaluation import task_kinds as _task_metrics  # noqa: F401  imp
 from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
+    diffusion_kinds,  # noqa: F401  importing registers
     logit_kinds,  # noqa: F401  importing registers
     masked_kinds,  # noqa: F401  importing registers
     multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers
     relation_kinds,  # noqa: F401  importing registers
+    self_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  importing registers

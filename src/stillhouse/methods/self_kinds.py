@@ -1,0 +1,48 @@
+"""The methods by which a network teaches itself. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stillhouse.methods.kinds import Match, MethodKind, Term
+
+
+class SelfTaught(MethodKind):
+    """What they share: terms of the student with itself in the teacher's place."""
+
+    terms: Annotated[list[Term], Field(min_length=1)]
+
+    @property
+    def asks_teacher(self) -> bool:
+        return False
+
+    def without_teacher(self) -> Match:
+        return Match(terms=self.terms).without_teacher()
+
+
+class Exits(SelfTaught):
+    """A classifier with a way out after some of its layers, each end learning from the other.
+
+    Zhang et al. 2019 (be your own teacher, arXiv:1905.08094): the exits learn from the end (`exit_terms`).
+    Park et al. 2024 (arXiv:2406.09719): the end learns from the exits (`terms`). The exits are gone at export.
+    """
+
+    kind: Literal["exits"] = "exits"
+    builds = "stillhouse.methods.exits:Exits"
+    exits: Annotated[list[str], Field(min_length=1)]
+    """Module paths of the layers whose outputs lead out."""
+    exit_terms: Annotated[list[Term], Field(min_length=1)]
+    """Of every exit's logits, the end in the teacher's place."""
+
+
+class LastVisit(SelfTaught):
+    """A network is held to what it said of the same example when it saw it last.
+
+    Kim et al. 2021 (PS-KD, arXiv:2006.12000); with every example seen again in the next batch, Shen et al. 2022 (DLB,
+    arXiv:2203.16172). A term with a teacher says nothing of an example that is seen for the first time.
+    """
+
+    kind: Literal["last-visit"] = "last-visit"
+    builds = "stillhouse.methods.last_visit:LastVisit"
