@@ -669,6 +669,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "ickd": LAST | {"project": "conv"},
     "cosine": LAST | {"project": "conv"},
     "smooth_l1": LAST | {"project": "conv"},
+    "unit_correlation": LAST | {"project": "conv"},
     "frequency_bands": LAST | {"project": "conv"},
     "mse": LAST | {"project": "conv"},
     "factor_transfer": LAST,

@@ -10,7 +10,7 @@ from torch import nn
 
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
-from stillhouse.methods.relation_kinds import SSKD as Kind
+from stillhouse.methods.feature_kinds import SSKD as Kind
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.sskd import SSKD, counted, origins, similarities, with_turned
 from stillhouse.networks.kinds import ConvNet

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Signals, Turn
 from stillhouse.errors import StillhouseError
-from stillhouse.methods.relation_kinds import SSKD as SSKDKind
+from stillhouse.methods.feature_kinds import SSKD as SSKDKind
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.divergences import forward_kl
 from stillhouse.teachers.frozen import one_network

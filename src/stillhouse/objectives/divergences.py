@@ -254,3 +254,9 @@ def require_same_shape(student: Tensor, target: Tensor) -> None:
             f"the student gives {tuple(student.shape)} and its target {tuple(target.shape)}: shapes must be equal "
             "(another number of classes, another vocabulary, or a tap at another width?)"
         )
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's over the last dimension; zero, without gradient, where one side is constant."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return functional.cosine_similarity(a, b, dim=-1)

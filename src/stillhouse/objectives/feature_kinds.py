@@ -73,6 +73,13 @@ class Cosine(FeatureTerm):
     builds = "stillhouse.objectives.features:cosine"
 
 
+class UnitCorrelation(FeatureTerm):
+    """One minus the correlation of each unit with the teacher's of the same number (Flex-KD, arXiv:2507.10155)."""
+
+    by: Literal["unit_correlation"] = "unit_correlation"
+    builds = "stillhouse.objectives.features:unit_correlation"
+
+
 class SmoothL1(FeatureTerm):
     """Smooth L1 to the teacher's features, standardised (Wei et al. 2022, arXiv:2205.14141)."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillhouse.errors import StillhouseError
-from stillhouse.objectives.divergences import at_least_fp32
+from stillhouse.objectives.divergences import at_least_fp32, correlation
 
 Sides = Tensor | list[Tensor]
 
@@ -173,6 +173,22 @@ def cosine(student: Sides, target: Sides) -> Tensor:
         value = value.flatten(1).mean(1) if value.dim() > 1 else value
         total = total.to(value) + value
     return total
+
+
+def unit_correlation(student: Sides, target: Sides) -> Tensor:
+    """1 - Pearson's correlation, over the batch, of each unit with the teacher's unit of the same number.
+
+    As in Flex-KD (Saadi & Wang 2025, arXiv:2507.10155), whose units are the teacher's that matter most to the task
+    (method `task-units`). A value for each unit, not for each example.
+
+    Args: [B, ..., D], or maps [B, C, H, W] with their channels second; or a list. Returns [D] in [0, 2], the layers'
+    one behind the other.
+    """
+    values = []
+    for ours, theirs in layers(student, target):
+        columns = (channels_last(x).flatten(0, -2).T for x in _equal(ours, theirs))
+        values.append(1 - correlation(*columns))
+    return torch.cat(values)
 
 
 def standardised_smooth_l1(student: Sides, target: Sides, *, beta: float = 2.0) -> Tensor:

@@ -18,6 +18,7 @@ from torch.nn import functional
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.divergences import (
     at_least_fp32,
+    correlation,
     cross_entropy,
     forward_kl,
     kl,
@@ -165,7 +166,7 @@ def dist_inter(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, sq
     Args: logits [..., V]. Returns [...] in [0, 2], times T^2; one where a distribution is uniform.
     """
     log_q, log_p = log_probabilities(student, teacher, temperature)
-    return scaled(1 - _correlation(log_q.exp(), log_p.exp()), temperature, squared)
+    return scaled(1 - correlation(log_q.exp(), log_p.exp()), temperature, squared)
 
 
 def dist_intra(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, squared: bool = True) -> Tensor:
@@ -178,7 +179,7 @@ def dist_intra(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, sq
     """
     log_q, log_p = log_probabilities(student, teacher, temperature)
     columns = (side.exp().flatten(0, -2).T for side in (log_q, log_p))
-    return scaled(1 - _correlation(*columns), temperature, squared)
+    return scaled(1 - correlation(*columns), temperature, squared)
 
 
 def multi_temperature_kl(
@@ -360,12 +361,6 @@ def _standardised(logits: Tensor, unbiased: bool) -> Tensor:
     logits = at_least_fp32(logits)
     deviation = logits.std(-1, keepdim=True, correction=int(unbiased))
     return (logits - logits.mean(-1, keepdim=True)) / (deviation + 1e-7)
-
-
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Pearson's over the last dimension; zero, without gradient, where one side is constant."""
-    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
-    return functional.cosine_similarity(a, b, dim=-1)
 
 
 def _gram_differences(student: Tensor, teacher: Tensor, temperatures: tuple[float, ...], of_classes: bool) -> Tensor:

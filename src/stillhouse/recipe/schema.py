@@ -24,11 +24,11 @@ from stillhouse.evaluation.kinds import MetricKind, measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
     diffusion_kinds,  # noqa: F401  importing registers
+    feature_kinds,  # noqa: F401  importing registers
     logit_kinds,  # noqa: F401  importing registers
     masked_kinds,  # noqa: F401  importing registers
     multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers
-    relation_kinds,  # noqa: F401  importing registers
     self_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.methods.kinds import MethodKind

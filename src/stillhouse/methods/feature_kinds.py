@@ -1,4 +1,4 @@
-"""Methods that distil how examples stand to one another. Imports no torch."""
+"""Methods on features: how examples stand to one another, and which units matter. Imports no torch."""
 
 from __future__ import annotations
 
@@ -46,3 +46,17 @@ class SSKD(MethodKind):
         from stillhouse.objectives.kinds import CrossEntropy
 
         return Match(terms=[CrossEntropy(signal="labels")])
+
+
+class TaskUnits(Match):
+    """`match`, each of whose terms on features sees those units of the teacher that matter most to the task.
+
+    As many as the student has there: no projector is needed (Flex-KD, Saadi & Wang 2025, arXiv:2507.10155).
+    """
+
+    kind: Literal["task-units"] = "task-units"  # type: ignore[assignment]
+    builds = "stillhouse.methods.task_units:TaskUnits"
+    choose: Literal["task", "random"] = "task"
+    """`random`: any units, as a control."""
+    batches: Annotated[int, Field(gt=0)] = 8
+    """Of 512 examples at most, whose gradients tell what matters."""
