@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillhouse.engine.contracts import Batch, Facts
+from stillhouse.engine.optim import frozen_copy
 from stillhouse.errors import StillhouseError
+from stillhouse.methods.average import Average
 from stillhouse.methods.exits import Exits
 from stillhouse.methods.last_visit import LastVisit
 from stillhouse.methods.roles import Roles
+from stillhouse.methods.self_kinds import Average as AverageKind
 from stillhouse.methods.self_kinds import Exits as ExitsKind
 from stillhouse.methods.self_kinds import LastVisit as LastVisitKind
 from stillhouse.networks.kinds import MLP, ConvNet, ViT
@@ -97,6 +100,8 @@ def test_terms_that_do_not_fit_are_refused():
         exits(terms=[Cosine(signal="features.layers.1")])
     with pytest.raises(StillhouseError, match="compares logits"):
         LastVisitKind(terms=[Cosine(signal="features.layers.1")]).build(roles())
+    with pytest.raises(StillhouseError, match="has second_image"):
+        AverageKind(terms=[KL()], teacher_sees="second_image").build(roles())
 
 
 def last_visit() -> LastVisit:
@@ -138,3 +143,40 @@ def test_what_was_said_outlives_a_kill():
     assert torch.equal(*found)
     assert found[0][0] > 0
     assert found[0][1] == 0
+
+
+def average(**options) -> Average:
+    method = AverageKind(terms=[CrossEntropy(), KL(weight=0.5)], **options).build(roles())
+    method.student.average = frozen_copy(method.student.module)  # what the engine does
+    return method
+
+
+def test_the_average_is_asked_about_its_own_image():
+    """The engine moves the average; here it is left where it was while the student moves on."""
+    method = AverageKind(terms=[CrossEntropy(), KL()], momentum=0.9).build(roles())
+    assert method.student.decay == 0.9
+    method, given = average(), batch()
+    before = method.student.module.network(given["image"]).detach()
+    with torch.no_grad():
+        for parameter in method.student.module.parameters():
+            parameter.mul_(1.3)
+    now = method.student.module.network(given["image"])
+    losses = method.update_student(given, RNG)
+    torch.testing.assert_close(losses["logits/kl"].values, kl(before, now))
+    labels = functional.cross_entropy(now, given["labels"], reduction="none")
+    torch.testing.assert_close(losses["labels/cross_entropy"].values, labels)
+    method.sees = "second_image"
+    turned = {"second_image": given["image"], "image": given["image"].flip(-1)}
+    other = method.update_student(given | turned, RNG)["logits/kl"].values
+    torch.testing.assert_close(other, kl(before, method.student.module.network(turned["image"])))
+    other.sum().backward()
+    assert method.student.average is not None
+    assert all(p.grad is None for p in method.student.average.parameters())
+
+
+def test_features_of_the_average_are_targets_too():
+    method = AverageKind(terms=[Cosine(signal="features.layers.1", project="linear")]).build(roles())
+    method.student.average = frozen_copy(method.student.module)
+    (loss,) = method.update_student(batch(), RNG).values()
+    assert loss.values.shape == (12,)
+    assert len(method.student.parts) == 1

@@ -46,3 +46,17 @@ class LastVisit(SelfTaught):
 
     kind: Literal["last-visit"] = "last-visit"
     builds = "stillhouse.methods.last_visit:LastVisit"
+
+
+class Average(SelfTaught):
+    """A network is held to what the moving average of its weights says, of another image where there are two.
+
+    Tarvainen & Valpola 2017 (mean teachers, arXiv:1703.01780). Kept and exported is the average.
+    """
+
+    kind: Literal["average"] = "average"
+    builds = "stillhouse.methods.average:Average"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the average; 0: the weights as they are."""
+    teacher_sees: str = "image"
+    """The field of the batch whose image the average is shown; `second_image` of data with two."""
