@@ -500,6 +500,12 @@ def test_confidence_and_entropy_by_hand() -> None:
     torch.testing.assert_close(softer, torch.tensor([math.sqrt(0.5) / (math.sqrt(0.5) + 1.0)]))
 
 
+def test_disagreement_by_hand() -> None:
+    student, teacher = torch.tensor([[2.0, 1], [0, 3], [5, 4]]), torch.tensor([[1.0, 0], [2, 1], [0, 9]])
+    assert logit_weights.disagreement(student, teacher).tolist() == [1.0, 2.0, 2.0]
+    assert logit_weights.disagreement(student, teacher, apart=0.5, same=3.0).tolist() == [3.0, 0.5, 0.5]
+
+
 def test_correct_by_hand() -> None:
     answers, labels = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 0, -100])
     torch.testing.assert_close(logit_weights.correct(answers, labels), torch.tensor([1.0, 0.0, 0.0]))
@@ -750,6 +756,7 @@ GATES: dict[str, dict[str, Any]] = {
     "confidence": {"temperature": 2.0},
     "entropy": {"of": "student", "favours": "uncertain"},
     "entropy_gap": {},
+    "disagreement": {"apart": 3.0},
     "highest_entropy": {},
     "correct": {"right": 1.0, "wrong": 0.5},
     "bias_variance": {},

@@ -82,6 +82,23 @@ class EntropyGap(GateKind):
         return ("student", "teacher")
 
 
+class Disagreement(GateKind):
+    """One weight where the two most likely classes differ, another where they are one.
+
+    Amara et al. 2023 (dynamic corrective self-distillation, arXiv:2312.07028) weigh an example more while the student
+    answers it otherwise than its teacher.
+    """
+
+    by: Literal["disagreement"] = "disagreement"
+    builds = "stillhouse.objectives.logit_weights:disagreement"
+    apart: float = 2.0
+    same: float = 1.0
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        return ("student", "teacher")
+
+
 class HighestEntropy(GateKind):
     """The share of a batch that is least certain, each with 1 / share; zero for the others.
 

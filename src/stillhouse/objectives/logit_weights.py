@@ -53,6 +53,12 @@ def entropy_gap(
     return torch.where(theirs > ours, teacher_higher, student_higher).to(ours.dtype)
 
 
+def disagreement(student: Tensor, teacher: Tensor, *, apart: float = 2.0, same: float = 1.0) -> Tensor:
+    """`apart` where the largest logits stand at different classes, `same` elsewhere. [..., V], [..., V] -> [...]."""
+    differs = student.argmax(-1) != teacher.argmax(-1)
+    return torch.where(differs, apart, same).to(at_least_fp32(student).dtype)
+
+
 def correct(logits: Tensor, labels: Tensor, *, right: float = 1.0, wrong: float = 0.0) -> Tensor:
     """`right` where the largest logit is the label's, `wrong` elsewhere. [..., V], [...] -> [...]."""
     hit = logits.argmax(-1) == labels
