@@ -1,4 +1,4 @@
-"""Methods on features: how examples stand to one another, and which units matter. Imports no torch."""
+"""Methods on features: how examples stand to one another, which units matter, messages. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stillhouse.engine.settings import Positive
-from stillhouse.methods.kinds import Match, MethodKind
+from stillhouse.methods.kinds import Match, MethodKind, Term
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -60,3 +60,32 @@ class TaskUnits(Match):
     """`random`: any units, as a control."""
     batches: Annotated[int, Field(gt=0)] = 8
     """Of 512 examples at most, whose gradients tell what matters."""
+
+
+class Talking(MethodKind):
+    """Teacher and student exchange messages that each decodes into states of its own.
+
+    Zhao et al. 2023 (arXiv:2310.03188). The two layers tapped of one network have the same width, vectors [B, D].
+    """
+
+    kind: Literal["talking"] = "talking"
+    builds = "stillhouse.methods.talking:Talking"
+    asks: str
+    """Module path of the student's layer that its message to the teacher is made of."""
+    hears: str
+    """The same of the later layer whose state the student decodes from the teacher's message."""
+    asked: str
+    """Of the teacher's layer in whose place it reads the student's message."""
+    answers: str
+    """Of the later layer that its own messages are made of."""
+    terms: Annotated[list[Term], Field(min_length=1)]
+    """Of the student's answers, of those it gives to the batch and of those it gives to what it decoded."""
+    message: Annotated[int, Field(gt=0)] = 32
+    """Width of a message."""
+    consistency: Weight = 1.0
+    """Weight of the distances between states, and between messages."""
+    two_way: bool = True
+    """Whether the student asks as well; else the teacher alone speaks."""
+
+    def without_teacher(self) -> Match:
+        return Match(terms=self.terms).without_teacher()
