@@ -192,7 +192,7 @@ def _structure(text: str, dice: random.Random) -> str:
     """Two subtrees exchanged, or one put inside another, where the text is still YAML."""
     try:
         data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
+    except (yaml.YAMLError, ValueError, AttributeError):  # the last: PyYAML on !!timestamp before what is none
         return text
     places = list(_holders(data))
     if len(places) < 2:
