@@ -16,6 +16,7 @@ from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import AlteredKind, Domains, Halves, Permuted, Rotated
 
 Show = Callable[[Batch], Batch]
+SEED = 0
 
 
 class Shown:
@@ -73,17 +74,21 @@ def halves(kind: Halves) -> Data:
 
 
 def domains(kind: Domains) -> Data:
-    """The data as several domains: see `Domains`."""
+    """The data as several domains, as many examples of one as of another, drawn with a fixed seed: see `Domains`.
+
+    Not by turns: the examples' classes may come by turns as well.
+    """
     angles = torch.tensor(kind.degrees)
+    data = classified(kind)
+    belongs = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(SEED)) % len(angles)
 
     def own(batch: Batch) -> Batch:
-        domain = batch["index"] % len(angles)
+        domain = belongs[batch["index"]]
         return batch | {"image": turned(batch["image"], angles[domain]), "domain": domain}
 
     def held_out(batch: Batch) -> Batch:
         return batch | {"image": turned(batch["image"], kind.held_out), "domain": torch.full_like(batch["labels"], -1)}
 
-    data = classified(kind)
     train = _shown(data.train, own, kind, other=True)
     return replace(
         data, train=train, validation=_shown(data.validation, held_out, kind), test=_shown(data.test, held_out, kind)
