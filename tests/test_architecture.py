@@ -13,6 +13,8 @@ from stillhouse.evaluation.architecture_kinds import DisWOT
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.networks.kinds import ConvNet
 from stillhouse.sources.kinds import Digits
+from stillhouse.teachers.ensemble import Ensemble
+from stillhouse.teachers.frozen import Frozen
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import Model
@@ -72,6 +74,16 @@ def test_a_student_as_wide_as_its_teacher_fits_better_than_a_narrow_one(data: Da
     teacher = model(32)
     narrow, wide = score(data, model(1), teacher, draws=8), score(data, model(32), teacher, draws=8)
     assert narrow < wide < 0
+
+
+def test_a_frozen_teacher_is_looked_at_as_a_student_is_and_several_are_refused(data: Data) -> None:
+    student, teacher = model(3), model(8)
+    free = score(data, student, teacher)
+    frozen = Frozen(teacher)
+    assert score(data, student, frozen) == free
+    assert not frozen.network.training
+    with pytest.raises(StillhouseError, match="this teacher is several"):
+        score(data, student, Ensemble({"a": model(3), "b": model(3)}))
 
 
 def test_what_is_no_vector_is_told(data: Data) -> None:

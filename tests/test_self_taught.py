@@ -96,9 +96,9 @@ def test_maps_and_tokens_lead_out_too(network, at):
 
 
 def test_terms_that_do_not_fit_are_refused():
-    with pytest.raises(StillhouseError, match="compares logits"):
+    with pytest.raises(StillhouseError, match="takes terms on logits and labels"):
         exits(terms=[Cosine(signal="features.layers.1")])
-    with pytest.raises(StillhouseError, match="compares logits"):
+    with pytest.raises(StillhouseError, match="takes terms on logits and labels"):
         LastVisitKind(terms=[Cosine(signal="features.layers.1")]).build(roles())
     with pytest.raises(StillhouseError, match="has second_image"):
         AverageKind(terms=[KL()], teacher_sees="second_image").build(roles())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from stillhouse.engine.contracts import Batch
@@ -47,7 +47,9 @@ def diswot(kind: DisWOT, arm: Arm, context: Context) -> Findings:
 
 def relations(model: Model, features: str, batch: Batch, seed: int) -> tuple[Tensor, Tensor]:
     """Of classes [C, C] and of examples [B, B], in float64, of a copy with weights drawn anew."""
-    fresh = copy.deepcopy(model).train()
+    if isinstance(model.network, nn.ModuleDict):
+        raise StillhouseError("diswot is for one network as the teacher, and this teacher is several: leave it out")
+    fresh = Model(copy.deepcopy(model.network), model.view).train()  # a frozen teacher too: both in training mode
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         for module in fresh.modules():

@@ -24,7 +24,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.methods.online_kinds import Assistant as AssistantKind
 from stillhouse.methods.roles import Roles
 from stillhouse.networks.slimmable import Slimmable
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import of_logits
 
 
 class Assistant(Method):
@@ -36,9 +36,7 @@ class Assistant(Method):
                 "weights: student: {network: {kind: slimmable, ...}, weights: {kind: teacher}}"
             )
         self.kind, self.teacher, self.network = kind, roles.teacher, network
-        self.terms = build_terms(kind.terms)
-        if any(signal != "logits" for term in self.terms for signal in (*term.student_signals, *term.teacher_signals)):
-            raise StillhouseError("method 'assistant' takes terms on logits and labels alone")
+        self.terms = of_logits(kind.terms, kind.word)
         network.order()
         network.share.fill_(min(kind.shares))
         self.lost: dict[float, float] = {}  # the terms' sum by share, 1.0 for the teacher

@@ -35,10 +35,14 @@ class Denoise(Method):
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         x = self.student.module.view.inputs(batch)[""]  # [B, C, H, W], as the view shows it
-        normal = torch.randn(len(x), generator=rng, device=x.device)
-        sigma = (self.kind.log_mean + self.kind.log_std * normal).exp()  # [B]
+        sigma = noise_levels(x, rng, self.kind.log_mean, self.kind.log_std)
         denoised = self.student(noised(x, sigma, rng), sigma, batch["labels"])
         return Losses(denoising=denoising(denoised, x, sigma, sigma_data=self.sigma_data))
+
+
+def noise_levels(x: Tensor, rng: torch.Generator, log_mean: float, log_std: float) -> Tensor:
+    """One sigma [B] for each of x [B, ...], ln sigma from N(log_mean, log_std^2)."""
+    return (log_mean + log_std * torch.randn(len(x), generator=rng, device=x.device)).exp()
 
 
 def noised(x: Tensor, sigma: Tensor, rng: torch.Generator) -> Tensor:

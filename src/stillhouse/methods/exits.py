@@ -16,7 +16,7 @@ Limits: terms on logits and labels; terms that train parts of their own are refu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -26,9 +26,8 @@ from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Sig
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.self_kinds import Exits as Kind
-from stillhouse.objectives.kinds import TermKind
 from stillhouse.objectives.projectors import exit_branch
-from stillhouse.objectives.terms import Term, build_terms
+from stillhouse.objectives.terms import Term, of_logits
 from stillhouse.views.model import FEATURES
 
 
@@ -59,15 +58,6 @@ class Exits(Method):
         for term in self.exit_terms:
             losses[f"exits/{term.name}"] = mean(term, [(way, end) for way in exits])
         return losses
-
-
-def of_logits(kinds: Sequence[TermKind], method: str) -> list[Term]:
-    """Terms of logits and labels. Raises StillhouseError for others, and for those that train parts of their own."""
-    terms = build_terms(kinds)
-    for term in terms:
-        if {*term.student_signals, *term.teacher_signals} - {"logits"} or term.trains:
-            raise StillhouseError(f"{method!r} compares logits, by terms with nothing to train; {term.name!r} is none")
-    return terms
 
 
 def _held(signals: Signals) -> Signals:

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from stillhouse.engine.contracts import Batch, Losses, Method, Player, Turn
-from stillhouse.methods.exits import of_logits
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.self_kinds import LastVisit as Kind
+from stillhouse.objectives.terms import of_logits
 
 
 class LastVisit(Method):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Turn
-from stillhouse.methods.denoise import data_deviation, noised
+from stillhouse.methods.denoise import data_deviation, noise_levels, noised
 from stillhouse.methods.diffusion_kinds import SharedNoise as Kind
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.divergences import mse
@@ -40,8 +40,7 @@ class SharedNoise(Method):
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         x = self.student.module.view.inputs(batch)[""]  # [B, C, H, W], as the view shows it
-        normal = torch.randn(len(x), generator=rng, device=x.device)
-        sigma = (self.kind.log_mean + self.kind.log_std * normal).exp()  # [B]
+        sigma = noise_levels(x, rng, self.kind.log_mean, self.kind.log_std)
         x_t = noised(x, sigma, rng)
         with torch.no_grad():
             target, told = self.denoised(self.teacher, x_t, sigma, batch)

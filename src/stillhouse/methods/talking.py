@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Signals, Turn
 from stillhouse.errors import StillhouseError
-from stillhouse.methods.exits import of_logits
 from stillhouse.methods.feature_kinds import Talking as Kind
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.stable import replaced
 from stillhouse.objectives.divergences import mse
+from stillhouse.objectives.terms import of_logits
 from stillhouse.teachers.frozen import one_network
 from stillhouse.views.model import FEATURES, Model
 

@@ -161,3 +161,14 @@ def _advice(signal: str) -> str:
             "give both the same data and tokenizer"
         )
     return "Set `project: linear` (vectors) or `project: conv` (feature maps), or tap layers of the same width"
+
+
+def of_logits(kinds: Sequence[TermKind], method: str) -> list[Term]:
+    """Terms of logits and labels. Raises StillhouseError for others, and for those that train parts of their own."""
+    terms = build_terms(kinds)
+    for term in terms:
+        if {*term.student_signals, *term.teacher_signals} - {"logits"} or term.trains:
+            raise StillhouseError(
+                f"{method!r} takes terms on logits and labels with nothing to train; {term.name!r} is none"
+            )
+    return terms

@@ -17,7 +17,7 @@ from stillhouse.engine.contracts import Batch, Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.encoder_kinds import Docstrings
 from stillhouse.sources.splits import by_class, some_of_each
-from stillhouse.sources.text import END, SPLITS, loaded_tokenizer, trained_tokenizer
+from stillhouse.sources.text import END, SPLITS, tokenizer_of
 
 SEED = 0
 LEAST = 50
@@ -133,11 +133,7 @@ def _tokenizer(kind: Docstrings, texts: list[str]) -> Any:
     if kind.read_as is not None:
         data: Data = kind.read_as.build()
         return data.facts.tokenizer
-    return (
-        loaded_tokenizer(kind.tokenizer)
-        if kind.tokenizer
-        else trained_tokenizer(texts, kind.vocabulary, mask=kind.mask)
-    )
+    return tokenizer_of(kind, texts)
 
 
 def _encoded(texts: list[str], tokenizer: Any, block: int) -> tuple[Tensor, Tensor]:

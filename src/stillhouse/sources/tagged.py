@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import keyword
 import tokenize
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from stillhouse.sources.docstrings import TOPICS, Paragraphs, module_files
 from stillhouse.sources.encoder_kinds import PythonNames, Tagged
 from stillhouse.sources.kinds import TextKind
 from stillhouse.sources.splits import by_class
-from stillhouse.sources.text import SPLITS, loaded_tokenizer, trained_tokenizer
+from stillhouse.sources.text import SPLITS, json_rows, read_utf8, tokenizer_of
 
 SEED = 0
 USES = ("name", "keyword", "call", "method", "attribute", "argument", "definition")
@@ -86,11 +85,7 @@ def tagged(kind: Tagged) -> Data:
 
 def _data(sentences: dict[str, list[Any]], kind: TextKind, names: Sequence[str], licence: str = "unknown") -> Data:
     texts = [" ".join(words) for words, _ in sentences["train"]]
-    tokenizer = (
-        loaded_tokenizer(kind.tokenizer)
-        if kind.tokenizer
-        else trained_tokenizer(texts, kind.vocabulary, mask=kind.mask)
-    )
+    tokenizer = tokenizer_of(kind, texts)
     splits = {split: Paragraphs(*_encoded(sentences[split], tokenizer, kind.block)) for split in SPLITS}
     facts = Facts("tagging", (kind.block,), len(names), tuple(names), tokenizer, licence)
     return Data(**splits, facts=facts)
@@ -132,15 +127,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         except pyarrow.ArrowInvalid as error:
             raise StillhouseError(f"data.path: {path} cannot be read as a table: {error}") from error
         return
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise StillhouseError(f"data.path: {path} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise StillhouseError(f"data.path: {path}, line {number} is not JSON: {error}") from error
+    for number, row in json_rows(read_utf8(path), path):
         if not isinstance(row, dict):
             raise StillhouseError(f"data.path: {path}, line {number} is no JSON object")
         yield row

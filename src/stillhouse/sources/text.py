@@ -73,10 +73,7 @@ def text(kind: Text) -> Data:
     Raises StillhouseError for a file that is missing, is not UTF-8 or JSON Lines, or lacks the field.
     """
     path = resolve_file(kind.path, "data.path")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise StillhouseError(f"data.path: {path} is not UTF-8 text: {error}") from error
+    content = read_utf8(path)
     if path.suffix == ".jsonl":
         documents = [[document] for document in dict.fromkeys(_lines(content, path, kind.field))]
     elif kind.field is not None:
@@ -86,16 +83,29 @@ def text(kind: Text) -> Data:
     return _packed(documents, kind)
 
 
-def _lines(content: str, path: Path, field: str | None) -> Iterator[str]:
-    if field is None:
-        raise StillhouseError(f"data.field is missing: which key of the lines of {path} is the text?")
+def read_utf8(path: Path) -> str:
+    """A file's text. Raises StillhouseError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StillhouseError(f"data.path: {path} is not UTF-8 text: {error}") from error
+
+
+def json_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines of a JSON Lines file that are not empty, with their numbers. Raises StillhouseError for other lines."""
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            yield number, json.loads(line)
         except json.JSONDecodeError as error:
             raise StillhouseError(f"data.path: {path}, line {number} is not JSON: {error}") from error
+
+
+def _lines(content: str, path: Path, field: str | None) -> Iterator[str]:
+    if field is None:
+        raise StillhouseError(f"data.field is missing: which key of the lines of {path} is the text?")
+    for number, row in json_rows(content, path):
         if not isinstance(row, dict) or not isinstance(row.get(field), str):
             raise StillhouseError(f"data.field: {path}, line {number} has no text under the key {field!r}")
         yield row[field]
@@ -114,11 +124,7 @@ def _packed(documents: Sequence[Sequence[str]], kind: TextKind, licence: str = "
     if not length:
         raise StillhouseError(f"data.path: {getattr(kind, 'path', kind.word)} is empty: it holds no text")
     runs = _stretches(documents, kind)
-    tokenizer = (
-        loaded_tokenizer(kind.tokenizer)
-        if kind.tokenizer
-        else trained_tokenizer(runs["train"], kind.vocabulary, mask=kind.mask)
-    )
+    tokenizer = tokenizer_of(kind, runs["train"])
     sources = {}
     for split in SPLITS:
         blocks = _blocks(runs[split], tokenizer, kind.block)
@@ -152,6 +158,13 @@ def _stretches(documents: Sequence[Sequence[str]], kind: TextKind) -> dict[str, 
                 runs[split].append(ended)
             done, last = done + len(part), split
     return runs
+
+
+def tokenizer_of(kind: TextKind, texts: list[str]) -> Any:
+    """The tokenizer that the data names, or one trained on these texts."""
+    if kind.tokenizer:
+        return loaded_tokenizer(kind.tokenizer)
+    return trained_tokenizer(texts, kind.vocabulary, mask=kind.mask)
 
 
 def trained_tokenizer(runs: list[str], vocabulary: int, *, mask: bool = False) -> PreTrainedTokenizerFast:
