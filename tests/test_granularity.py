@@ -105,7 +105,7 @@ def test_the_metric_names_pixels_by_the_nearest_true_feature() -> None:
     data, given = KIND.build(), roles()
     batch = data.test.fetch(torch.arange(len(data.test)), None)
     with torch.no_grad():
-        wanted = torch.linalg.pinv(batch["weights"], rtol=1e-5) @ batch["targets"][:, 0]  # some views see too little
+        wanted = torch.linalg.pinv(batch["weights"], rtol=1e-5) @ batch["targets"][:, 0]  # it lacks rank
         given.student.network.features.copy_(wanted)
     context = Context(data, data.test, {}, 0, "cpu", batch_size=16)
     good = scene_labels(SceneLabels(), Arm("student", given.student), context).metrics
