@@ -34,6 +34,7 @@ class MetricKind(Kind):
             "classification",
             "multi-label",
             "segmentation",
+            "detection",
             "tagging",
             "regression",
             "language",

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from stillhouse.engine.settings import Positive
 from stillhouse.kinds import AnyKind, Kind
 from stillhouse.objectives import (
+    detection_kinds,  # noqa: F401  importing registers
     feature_kinds,  # noqa: F401  importing registers
     logit_kinds,  # noqa: F401  importing registers
     relation_kinds,  # noqa: F401  importing registers

@@ -1,4 +1,4 @@
-"""Image and audio classifiers of Hugging Face Transformers."""
+"""Classifiers of images and sound, and object detectors, of Hugging Face Transformers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
+    AutoModelForObjectDetection,
     PreTrainedModel,
 )
 
@@ -15,7 +16,7 @@ from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.encoders import quiet
 from stillhouse.networks.hf import advised, source_of
-from stillhouse.networks.pretrained_kinds import HFAudio, HFImage, HFKind
+from stillhouse.networks.pretrained_kinds import HFAudio, HFDetector, HFImage, HFKind
 
 
 def hf_image(kind: HFImage, facts: Facts) -> PreTrainedModel:
@@ -33,6 +34,23 @@ def hf_image(kind: HFImage, facts: Facts) -> PreTrainedModel:
         raise StillhouseError(
             f"network {kind.path!r} reads images of {channels} channels and size {reads}, and the data gives "
             f"{facts.shape[0]} and {facts.shape[1:]}: set the data's size (image-folder has one), or take another model"
+        )
+    return network
+
+
+def hf_detector(kind: HFDetector, facts: Facts) -> PreTrainedModel:
+    """The object detector in `kind.path`, in fp32. Input [B, 3, H, W]; output `logits` and `pred_boxes`.
+
+    Raises StillhouseError where the data is not for detection, or not in colour; and as `_loaded`.
+    """
+    if facts.task != "detection":
+        raise StillhouseError(f"network {kind.word!r} finds objects, and the data is for {facts.task}")
+    network = _loaded(AutoModelForObjectDetection, kind, facts)
+    channels = getattr(network.config, "num_channels", 3)
+    if channels != facts.shape[0]:
+        raise StillhouseError(
+            f"network {kind.path!r} reads images of {channels} channels, and the data gives {facts.shape[0]}: "
+            "set the data's `grey`, or take another model"
         )
     return network
 

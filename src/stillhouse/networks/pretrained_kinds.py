@@ -1,8 +1,11 @@
-"""Image and audio classifiers of other libraries, with the weights they bring. Imports no torch."""
+"""Classifiers of images and sound, and object detectors, of other libraries, with the weights they bring.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,6 +32,14 @@ class HFImage(HFKind):
 
     kind: Literal["hf-image"] = "hf-image"
     builds = "stillhouse.networks.pretrained:hf_image"
+
+
+class HFDetector(HFKind):
+    """An object detector that answers with a set of boxes (YOLOS, DETR and theirs); the term is `set_detection`."""
+
+    kind: Literal["hf-detector"] = "hf-detector"
+    builds = "stillhouse.networks.pretrained:hf_detector"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "set_detection"}]}
 
 
 class HFAudio(HFKind):

@@ -82,3 +82,22 @@ class Prompted(NetworkKind):
     """One for each class."""
     adapter: Width = 64
     """Hidden units of the adapter."""
+
+
+class GFL(NetworkKind):
+    """A small object detector that looks at every place of one grid (Li et al. 2020, arXiv:2006.04388)."""
+
+    kind: Literal["gfl"] = "gfl"
+    builds = "stillhouse.networks.gfl:GFL"
+    pretraining: ClassVar[dict[str, Any]] = {
+        "kind": "match",
+        "terms": [{"signal": "labels", "by": "dense_detection"}],
+    }
+    width: Width = 32
+    """Channels of every layer."""
+    layers: Annotated[int, Field(ge=0)] = 2
+    """Convolutions on the grid, after those that halve the image until it has the grid's size."""
+    stride: Literal[2, 4, 8, 16, 32] = 4
+    """Pixels of the image to a cell of the grid, each way."""
+    reach: Annotated[int, Field(gt=0)] = 8
+    """The farthest that a box may reach from a cell's middle, in cells."""

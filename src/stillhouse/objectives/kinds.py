@@ -37,6 +37,8 @@ class TermKind(Kind):
     """The same, for fields it is given where the batch has them and does without where not."""
     same_shape: ClassVar[bool] = True
     """Whether the loss compares its two sides value by value, so that their shapes must be equal."""
+    answers: ClassVar[str | list[str]] = "logits"
+    """What of the student is held to the data's labels, where `signal` is `labels`."""
     signal: str | list[str] = "logits"
     """What is compared: `logits`, `labels` (the student's logits against the data's labels), `features.<tap>`, or
     a list of signals, which the loss is given as a list."""
@@ -53,7 +55,7 @@ class TermKind(Kind):
     @property
     def student_signals(self) -> list[str]:
         """What the student has to yield."""
-        return self._with_gate("student", ["logits"] if self.signal == LABELS else _listed(self.signal))
+        return self._with_gate("student", _listed(self.answers if self.signal == LABELS else self.signal))
 
     @property
     def teacher_signals(self) -> list[str]:

@@ -31,7 +31,7 @@ class Term:
         self.trains = isinstance(target, type) and issubclass(target, nn.Module)
         self.function = partial(target, **kind.options())
         self.on_labels = kind.signal == LABELS
-        self._student_asks = "logits" if self.on_labels else kind.signal
+        self._student_asks = kind.answers if self.on_labels else kind.signal
         self._teacher_asks = kind.teacher_signal or kind.signal
         self.student_signals, self.teacher_signals = kind.student_signals, kind.teacher_signals
         self.gate = None if kind.gate is None else Gate(kind.gate, name)

@@ -99,7 +99,7 @@ def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -
         _measurable(recipe, builder, report)
         stages = planned(recipe)
         _same_budget(stages, report)
-        if data.facts.task in ("regression", "multi-label"):
+        if data.facts.task in _INSTEAD:
             _not_one_class(data.facts.task, stages, report)
         if _sizes_fit(recipe, stages, builder, process, report):
             for stage in stages:
@@ -125,6 +125,7 @@ def _measurable(recipe: Recipe, builder: Builder, report: Report) -> None:
 
 _INSTEAD = {
     "regression": "the data's labels are numbers, and `cross_entropy` is of classes: say {signal: labels, by: mse}",
+    "detection": "an image has several objects: say by: dense_detection, or set_detection for models like DETR",
     "multi-label": "an example has several labels, and `cross_entropy` is of one class: say by: binary_cross_entropy",
 }
 
@@ -294,6 +295,8 @@ def _teacher_knows(recipe: Recipe, builder: Builder, report: Report) -> None:
         return
     logits = signals["logits"]
     labels, where = teacher.view.targets(batch)
+    if labels.is_floating_point() or labels.shape != logits.shape[:-1]:
+        return  # not one class a place: how good it is takes a measurement
     if where is not None:
         logits, labels = logits[where], labels[where]
     classes = logits.shape[-1]

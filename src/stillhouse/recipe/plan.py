@@ -28,7 +28,7 @@ from stillhouse.store.shards import Store
 from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.views.kinds import Encoder, Image, Row, Segmentation, Tokens
+from stillhouse.views.kinds import Detection, Encoder, Image, Row, Segmentation, Tokens, ViewKind
 from stillhouse.views.model import Model
 
 EXAMPLE = 4
@@ -366,10 +366,12 @@ class Builder:
         return teacher()
 
 
-def _plain_view(facts: Facts) -> Image | Row | Segmentation | Tokens | Encoder:
+def _plain_view(facts: Facts) -> ViewKind:
     """The view of a model for a task that names none."""
     if facts.task == "segmentation":
         return Segmentation()
+    if facts.task == "detection":
+        return Detection()
     if facts.task == "language":
         return Tokens()
     if facts.tokenizer is not None:

@@ -15,6 +15,7 @@ from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.evaluation import architecture_kinds as _architectures  # noqa: F401  importing registers
+from stillhouse.evaluation import detection_kinds as _detection  # noqa: F401  importing registers
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
 from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
@@ -40,6 +41,7 @@ from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.expect import check_names, parse
 from stillhouse.sources import (
     altered_kinds,  # noqa: F401  importing registers
+    detection_kinds,  # noqa: F401  importing registers
     made_kinds,  # noqa: F401  importing registers
     table_kinds,  # noqa: F401  importing registers
 )

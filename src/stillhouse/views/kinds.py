@@ -48,6 +48,21 @@ class Segmentation(ViewKind):
         return Image(mean=self.mean, std=self.std)
 
 
+class Detection(ViewKind):
+    """The image, normalised by channel; objects are read, each a class and a box."""
+
+    kind: Literal["detection"] = "detection"
+    builds = "stillhouse.views.detection:DetectionView"
+    mean: tuple[float, ...] = (0.0,)
+    """By channel, or one for all."""
+    std: tuple[float, ...] = (1.0,)
+    """By channel, or one for all."""
+
+    def image(self) -> Image:
+        """What is seen, apart from how the answer is read."""
+        return Image(mean=self.mean, std=self.std)
+
+
 class Row(ViewKind):
     """A table's row: its `features` as they are."""
 
