@@ -19,6 +19,7 @@ from stillhouse.sources.altered_kinds import (
     PartlyLabelled,
     TwoViews,
 )
+from stillhouse.sources.encoder_kinds import PythonNames
 from stillhouse.sources.kinds import Digits
 
 DIGITS = Digits()
@@ -76,6 +77,16 @@ def test_fewer_keeps_each_class_its_share() -> None:
     counts = torch.bincount(labels_of(Fewer(of=DIGITS, limit=60).build().train))
     assert counts.sum() == 60
     assert counts.min() >= 5
+
+
+def test_fewer_keeps_tagged_texts_as_they_are() -> None:
+    names = PythonNames(lines=200, block=8, vocabulary=257)
+    whole, few = names.build().train, Fewer(of=names, limit=20).build().train
+    kept, every = few.fetch(torch.arange(20), None), whole.fetch(torch.arange(len(whole)), None)
+    texts = {tuple(ids): tags for ids, tags in zip(every["input_ids"].tolist(), every["labels"].tolist(), strict=True)}
+    assert len(few) == len({tuple(ids) for ids in kept["input_ids"].tolist()}) == 20
+    for ids, tags in zip(kept["input_ids"].tolist(), kept["labels"].tolist(), strict=True):
+        assert texts[tuple(ids)] == tags
 
 
 def test_mixup_mixes_images_and_labels_by_one_share() -> None:

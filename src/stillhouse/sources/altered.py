@@ -78,7 +78,8 @@ def fewer(kind: Fewer) -> Data:
     def kept(labels: Tensor, classes: int) -> Tensor:
         return _some(labels, kind.limit, kind.seed)
 
-    return _fewer_rows(kind, kept)
+    data: Data = kind.of.build()
+    return _fewer_texts(data, kind) if data.facts.task == "tagging" else _fewer_rows(kind, kept)
 
 
 def grouped(kind: Grouped) -> Data:
@@ -154,6 +155,14 @@ def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor]) -> Dat
     if not len(rows):
         raise StillhouseError(f"data of kind {kind.word!r} keeps no training example")
     return replace(data, train=Altered(data.train, rows, labels[rows], words=_words(kind)))
+
+
+def _fewer_texts(data: Data, kind: Fewer) -> Data:
+    """A text has a class at each token and none as a whole: which ones are kept is drawn evenly."""
+    rng = torch.Generator().manual_seed(kind.seed)
+    rows = torch.randperm(len(data.train), generator=rng)[: kind.limit].sort().values
+    labels = data.train.fetch(rows, None)["labels"]
+    return replace(data, train=Altered(data.train, rows, labels, words=_words(kind)))
 
 
 def _other_labels(kind: AlteredKind, change: Callable[[Tensor, int], Tensor]) -> Data:

@@ -78,7 +78,7 @@ class PartlyLabelled(AlteredKind):
 
 
 class Fewer(AlteredKind):
-    """A part of the training examples, of each class its share."""
+    """A part of the training examples, of each class its share; of tagged texts, any."""
 
     kind: Literal["fewer"] = "fewer"
     builds = "stillhouse.sources.altered:fewer"
