@@ -19,7 +19,7 @@ from stillhouse.kinds import kinds
 from stillhouse.objectives import feature_kinds, features, logit_kinds, projected_parts, projectors
 from stillhouse.objectives import feature_parts as parts
 from stillhouse.objectives.divergences import mse
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.schema import Recipe
 
@@ -342,7 +342,7 @@ def test_a_hint_through_a_one_by_one_convolution() -> None:
 def test_an_exit_leads_from_a_map_to_the_teachers_logits_and_is_trained_with_the_student() -> None:
     """One-for-all (Hao et al. 2023): the branch is a part of the term, and answers alone."""
     kind = logit_kinds.TargetEnhanced(signal="features.mid", teacher_signal="logits", project="exit")
-    (term,) = build_terms([kind])
+    (term,) = Terms([kind])
     student = {"features.mid": drawn(6, 4, 5, 5, dtype=torch.float32).requires_grad_(), "logits": torch.zeros(6, 3)}
     teacher, labels = {"logits": 3 * drawn(6, 3, seed=1, dtype=torch.float32)}, torch.arange(6) % 3
     part = term.part(student, teacher)

@@ -33,7 +33,7 @@ from stillhouse.objectives.divergences import (
 )
 from stillhouse.objectives.kinds import CrossEntropy
 from stillhouse.objectives.logit_parts import Discriminator
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.plan import Builder, planned
 from stillhouse.recipe.schema import Recipe
@@ -477,7 +477,7 @@ def test_a_regression_that_beats_its_teacher_is_let_alone() -> None:
 
 
 def test_distances_of_logits_are_of_positions_and_of_features_of_examples() -> None:
-    of_logits, of_features = build_terms([logit_kinds.L1(signal="logits"), logit_kinds.L1(signal="features.x")])
+    of_logits, of_features = Terms([logit_kinds.L1(signal="logits"), logit_kinds.L1(signal="features.x")])
     ours, theirs = (
         {"logits": torch.ones(2, 3, 4), "features.x": torch.ones(2, 3, 4)},
         dict.fromkeys(["logits", "features.x"], torch.zeros(2, 3, 4)),
@@ -568,7 +568,7 @@ def test_a_discriminator_is_deceived_by_the_student_and_trained_against_it() -> 
 
 def test_an_auxiliary_head_is_a_projector_of_the_features() -> None:
     kind = {"by": "binary_kl_norm", "signal": "features.pool", "teacher_signal": "logits", "project": "linear"}
-    (term,) = build_terms(Match.model_validate({"terms": [kind]}).terms)
+    (term,) = Terms(Match.model_validate({"terms": [kind]}).terms)
     student, teacher = {"features.pool": torch.randn(5, 7, requires_grad=True)}, {"logits": torch.randn(5, 3)}
     part = term.part(student, teacher)
     assert part is not None
@@ -581,7 +581,7 @@ def test_an_auxiliary_head_is_a_projector_of_the_features() -> None:
 def gated(gate: dict[str, Any] | None, **term: Any) -> Any:
     options = {"by": "kl"} | term | ({} if gate is None else {"gate": gate})
     match = Match.model_validate({"terms": [options]})
-    return build_terms(match.terms)[0]
+    return Terms(match.terms)[0]
 
 
 def test_a_gate_multiplies_values_and_has_no_gradient() -> None:
@@ -647,7 +647,7 @@ def test_a_weight_above_one_goes_past_the_teacher_away_from_the_labels() -> None
     match = Match.model_validate(
         {"terms": [{"by": "soft_cross_entropy", "weight": xi}, {"by": "cross_entropy", "weight": 1 - xi}]}
     )
-    found = {t.name: t({"logits": student}, {"logits": teacher}, labels, None) for t in build_terms(match.terms)}
+    found = {t.name: t({"logits": student}, {"logits": teacher}, labels, None) for t in Terms(match.terms)}
     roots, seeds = gradients(found, [2, 2])  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(roots, student, seeds)
     target = xi * teacher.softmax(-1) + (1 - xi) * torch.eye(3, dtype=torch.float64)[labels]

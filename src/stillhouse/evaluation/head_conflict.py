@@ -11,7 +11,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import HeadConflict
-from stillhouse.objectives.terms import Term, build_terms
+from stillhouse.objectives.terms import Term, Terms
 
 
 def head_conflict(kind: HeadConflict, arm: Arm, context: Context) -> Findings:
@@ -29,7 +29,7 @@ def head_conflict(kind: HeadConflict, arm: Arm, context: Context) -> Findings:
     inside = [name.startswith(f"{kind.head}.") for name in names]
     if not any(inside) or all(inside):
         raise StillhouseError(f"head-conflict: {kind.head!r} does not name one part of {arm.name}: {names}")
-    first, second = (_gradient(term, network, arm, context) for term in build_terms(kind.terms))
+    first, second = (_gradient(term, network, arm, context) for term in Terms(kind.terms))
     cosines = {}
     for metric, part in (("head_cosine", True), ("backbone_cosine", False)):
         ours, theirs = (_flat(side, inside, part) for side in (first, second))

@@ -18,7 +18,7 @@ from stillhouse.engine.contracts import Batch, Losses, Method, Player, Turn
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.self_kinds import Average as Kind
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 
 
 class Average(Method):
@@ -28,24 +28,17 @@ class Average(Method):
                 f"'average' is to show its teacher {kind.teacher_sees!r}, and the batch has "
                 f"{', '.join(sorted(roles.example))}: data of kind two-views has second_image"
             )
-        self.terms, self.sees = build_terms(kind.terms), kind.teacher_sees
-        self.wants = sorted({signal for term in self.terms for signal in term.student_signals})
-        self.asks = sorted({signal for term in self.terms for signal in term.teacher_signals})
-        seen = roles.look({*self.wants, *self.asks})
-        parts = {term.name: term.part(seen, seen) for term in self.terms}
-        trained = {name: part for name, part in parts.items() if part is not None}
-        self.student = Player(roles.student, parts=trained, decay=kind.momentum)
+        self.terms, self.sees = Terms(kind.terms), kind.teacher_sees
+        seen = roles.look({*self.terms.wants, *self.terms.asks})
+        self.student = Player(roles.student, parts=self.terms.parts(seen, seen), decay=kind.momentum)
 
     def schedule(self) -> Iterator[Turn]:
         yield Turn("student", self.update_student)
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
-        own = self.student.module.signals(batch, self.wants)
+        own = self.student.module.signals(batch, self.terms.wants)
         with torch.no_grad():
-            told = self.student.final.signals(batch | {"image": batch[self.sees]}, self.asks)
+            told = self.student.final.signals(batch | {"image": batch[self.sees]}, self.terms.asks)
         labels, where = self.student.module.view.targets(batch)
         parts = dict(self.student.parts.items())
-        losses = Losses()
-        for term in self.terms:
-            losses[term.name] = term(own, told, labels, where, progress=self.progress, parts=parts, batch=batch)
-        return losses
+        return self.terms.losses(own, told, labels, where, progress=self.progress, parts=parts, batch=batch)

@@ -26,7 +26,7 @@ from stillhouse.engine.process import from_first
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.kinds import GKD as GKDKind
 from stillhouse.methods.roles import Roles
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.sources.rollouts import end_tokens, prompts, rollouts
 
 
@@ -35,7 +35,7 @@ class GKD(Method):
         if roles.teacher is None:
             raise StillhouseError("method 'gkd' needs a teacher, and the recipe has none: add one under 'teacher'")
         self.kind = kind
-        (self.divergence,) = build_terms([kind.divergence])
+        (self.divergence,) = Terms([kind.divergence])
         if self.divergence.trains:
             raise StillhouseError(
                 f"gkd takes a divergence with nothing to train, and {kind.divergence.word!r} has parts"

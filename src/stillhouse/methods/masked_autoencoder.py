@@ -29,7 +29,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.methods.masked_kinds import MaskedAutoencoder as Kind
 from stillhouse.methods.roles import Roles
 from stillhouse.networks.vit import Block, ViT
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.views.model import Model
 
 DECODED = "decoded"
@@ -37,7 +37,7 @@ DECODED = "decoded"
 
 class MaskedAutoencoder(Method):
     def __init__(self, kind: Kind, roles: Roles) -> None:
-        self.kind, self.terms = kind, build_terms(kind.terms)
+        self.kind, self.terms = kind, Terms(kind.terms)
         if self.terms and roles.teacher is None:
             raise StillhouseError("the terms of 'masked-autoencoder' need a teacher, and the recipe has none")
         if not (self.terms or kind.pixels):
@@ -59,9 +59,9 @@ class MaskedAutoencoder(Method):
             losses["pixels"] = Loss(reconstruction(self._decoder.pixels(student[DECODED]), wanted, hidden))
         teacher = self._teacher_signals(batch, visible)
         parts = dict(self.student.parts.items())
-        for term in self.terms:
-            losses[term.name] = term(student, teacher, None, None, progress=self.progress, parts=parts, batch=batch)
-        return losses
+        return losses | self.terms.losses(
+            student, teacher, None, None, progress=self.progress, parts=parts, batch=batch
+        )
 
     @property
     def _patches(self) -> int:
@@ -75,14 +75,13 @@ class MaskedAutoencoder(Method):
 
     def _look(self, batch: Batch, visible: Tensor) -> Signals:
         """The student's signals on the visible patches, the decoder's among them."""
-        wants = {signal for term in self.terms for signal in term.student_signals} - {DECODED}
-        found = self.student.module.signals(batch | {"visible": visible}, ["tokens", *sorted(wants)])
+        wants = [signal for signal in self.terms.wants if signal != DECODED]
+        found = self.student.module.signals(batch | {"visible": visible}, ["tokens", *wants])
         return found | {DECODED: self._decoder(found["tokens"], visible)}
 
     def _teacher_signals(self, batch: Batch, visible: Tensor) -> Signals:
-        wants = sorted({signal for term in self.terms for signal in term.teacher_signals})
         seen = batch | {"visible": visible} if self.kind.teacher_sees == "visible" else batch
-        return {} if self.teacher is None else self.teacher.signals(seen, wants)
+        return {} if self.teacher is None else self.teacher.signals(seen, self.terms.asks)
 
     def _parts(self, roles: Roles) -> dict[str, nn.Module]:
         """The decoder, and what the terms train, sized by one batch."""
@@ -94,8 +93,7 @@ class MaskedAutoencoder(Method):
         with torch.no_grad():
             decoder.to(visible.device)
             student, teacher = self._look(roles.example, visible), self._teacher_signals(roles.example, visible)
-        parts = {term.name: term.part(student, teacher) for term in self.terms}
-        return {"decoder": decoder} | {name: part for name, part in parts.items() if part is not None}
+        return {"decoder": decoder} | self.terms.parts(student, teacher)
 
 
 class Decoder(nn.Module):

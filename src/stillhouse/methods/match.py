@@ -21,41 +21,30 @@ from stillhouse.errors import StillhouseError
 from stillhouse.methods.kinds import Match as MatchKind
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.kinds import LABELS
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 
 
 class Match(Method):
     def __init__(self, kind: MatchKind, roles: Roles) -> None:
-        self.terms = build_terms(kind.terms)
-        self.student_wants = sorted({signal for term in self.terms for signal in term.student_signals})
-        self.teacher_wants = sorted({signal for term in self.terms for signal in term.teacher_signals})
-        if self.teacher_wants and roles.teacher is None:
+        self.terms = Terms(kind.terms)
+        if self.terms.asks and roles.teacher is None:
             raise StillhouseError(
-                f"the terms need the teacher's {', '.join(self.teacher_wants)}, and the recipe has no teacher: "
+                f"the terms need the teacher's {', '.join(self.terms.asks)}, and the recipe has no teacher: "
                 "add one, or leave only terms on labels"
             )
-        self.teacher = roles.teacher if self.teacher_wants else None
-        self.student = Player(roles.student, parts=self._parts(roles))
+        self.teacher = roles.teacher if self.terms.asks else None
+        parts = self.terms.parts(roles.look(self.terms.wants), self._teacher_signals(roles.example))
+        self.student = Player(roles.student, parts=parts)
 
     def schedule(self) -> Iterator[Turn]:
         yield Turn("student", self.update_student)
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
-        student = self.student.module.signals(batch, self.student_wants)
+        student = self.student.module.signals(batch, self.terms.wants)
         teacher = self._teacher_signals(batch)
         labels, where = self.student.module.view.targets(batch) if LABELS in batch else (None, None)
         parts = dict(self.student.parts.items())
-        losses = Losses()
-        for term in self.terms:
-            losses[term.name] = term(student, teacher, labels, where, progress=self.progress, parts=parts, batch=batch)
-        return losses
+        return self.terms.losses(student, teacher, labels, where, progress=self.progress, parts=parts, batch=batch)
 
     def _teacher_signals(self, batch: Batch) -> Signals:
-        return {} if self.teacher is None else self.teacher.signals(batch, self.teacher_wants)
-
-    def _parts(self, roles: Roles) -> dict[str, torch.nn.Module]:
-        """What the terms train, sized by one batch; misfits between the signals are told here."""
-        student = roles.look(self.student_wants)
-        teacher = self._teacher_signals(roles.example)
-        parts = {term.name: term.part(student, teacher) for term in self.terms}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {} if self.teacher is None else self.teacher.signals(batch, self.terms.asks)

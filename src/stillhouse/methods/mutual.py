@@ -25,33 +25,25 @@ from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Sig
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.online_kinds import Mutual as MutualKind
 from stillhouse.methods.roles import Roles
-from stillhouse.objectives.terms import Term, build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.views.model import Model
 
 
 @dataclass
 class Side:
-    """One network: its player, its terms, and the signals they need of it and of the others."""
+    """One network: its player and its terms."""
 
     player: Player[Model]
-    terms: list[Term]
-
-    @property
-    def wants(self) -> list[str]:
-        return sorted({signal for term in self.terms for signal in term.student_signals})
-
-    @property
-    def asks(self) -> list[str]:
-        return sorted({signal for term in self.terms for signal in term.teacher_signals})
+    terms: Terms
 
 
 class Mutual(Method):
     def __init__(self, kind: MutualKind, roles: Roles) -> None:
         peers = [Model(network.build(roles.facts), roles.student.view) for network in kind.peers]
-        self.sides = {"student": Side(Player(roles.student), build_terms(kind.terms))}
+        self.sides = {"student": Side(Player(roles.student), Terms(kind.terms))}
         for number, peer in enumerate(peers, 1):
             name = "peer" if number == 1 else f"peer_{number}"
-            self.sides[name] = Side(Player(peer), build_terms(kind.peer_terms or kind.terms))
+            self.sides[name] = Side(Player(peer), Terms(kind.peer_terms or kind.terms))
         for side in self.sides.values():
             side.player.module.to(next(roles.student.parameters()).device)
         self._fit(roles.example)
@@ -65,8 +57,8 @@ class Mutual(Method):
 
     def update(self, name: str, batch: Batch, rng: torch.Generator) -> Losses:
         side = self.sides[name]
-        own = side.player.module.signals(batch, side.wants)
-        others = [self._answers(other, batch, side.asks) for key, other in self.sides.items() if key != name]
+        own = side.player.module.signals(batch, side.terms.wants)
+        others = [self._answers(other, batch, side.terms.asks) for key, other in self.sides.items() if key != name]
         labels, where = side.player.module.view.targets(batch)
         losses = Losses()
         for term in side.terms:
@@ -83,7 +75,7 @@ class Mutual(Method):
         """Raises StillhouseError for terms with parts, and where the networks' signals do not fit each other."""
         signals = {}
         for name, side in self.sides.items():
-            asked = {signal for other in self.sides.values() for signal in other.asks} | set(side.wants)
+            asked = {signal for other in self.sides.values() for signal in other.terms.asks} | set(side.terms.wants)
             mode = side.player.module.training
             side.player.module.eval()
             signals[name] = self._answers(side, example, sorted(asked))

@@ -28,7 +28,7 @@ from stillhouse.methods.online_kinds import StableKD as StableKDKind
 from stillhouse.methods.roles import Roles
 from stillhouse.objectives.divergences import mse
 from stillhouse.objectives.projectors import projector
-from stillhouse.objectives.terms import build_terms
+from stillhouse.objectives.terms import Terms
 from stillhouse.taps.hooks import tapped
 from stillhouse.views.model import FEATURES
 
@@ -38,9 +38,7 @@ class StableKD(Method):
         if roles.teacher is None:
             raise StillhouseError("method 'stable' needs a teacher, and the recipe has none: add one under 'teacher'")
         self.kind, self.teacher = kind, roles.teacher
-        self.terms = build_terms(kind.terms)
-        self.wants = sorted({signal for term in self.terms for signal in term.student_signals})
-        self.asks = sorted({signal for term in self.terms for signal in term.teacher_signals})
+        self.terms = Terms(kind.terms)
         self.cuts = dict(zip(kind.blocks, kind.teacher_blocks or kind.blocks, strict=True))
         self.student = Player(roles.student, parts=self._adapters(roles))
 
@@ -49,14 +47,12 @@ class StableKD(Method):
 
     def update_student(self, batch: Batch, rng: torch.Generator) -> Losses:
         cuts = self.open_cuts()
-        theirs = self.teacher.signals(batch, [*self.asks, *(FEATURES + self.cuts[path] for path in cuts)])
+        theirs = self.teacher.signals(batch, [*self.terms.asks, *(FEATURES + self.cuts[path] for path in cuts)])
         read = {path: self._adapted(path, theirs[FEATURES + self.cuts[path]]) for path in cuts}
         with replaced(self.student.module.network, read) as given:
-            own = self.student.module.signals(batch, self.wants)
+            own = self.student.module.signals(batch, self.terms.wants)
         labels, where = self.student.module.view.targets(batch)
-        losses = Losses()
-        for term in self.terms:
-            losses[term.name] = term(own, theirs, labels, where, progress=self.progress, batch=batch)
+        losses = self.terms.losses(own, theirs, labels, where, progress=self.progress, batch=batch)
         for path in cuts:
             losses[f"block/{path}"] = Loss(mse(given[path], read[path].detach()), weight=self.kind.block_weight)
         losses.note("cuts", float(len(cuts)))
@@ -78,12 +74,13 @@ class StableKD(Method):
         mode = roles.student.training
         roles.student.eval()
         with torch.no_grad():
-            own = roles.student.signals(roles.example, [*self.wants, *(FEATURES + path for path in self.cuts)])
+            own = roles.student.signals(roles.example, [*self.terms.wants, *(FEATURES + path for path in self.cuts)])
         roles.student.train(mode)
-        theirs = self.teacher.signals(roles.example, [*self.asks, *(FEATURES + path for path in self.cuts.values())])
-        for term in self.terms:
-            if term.part(own, theirs) is not None:
-                raise StillhouseError(f"method 'stable' takes terms with nothing to train, and {term.name!r} has parts")
+        theirs = self.teacher.signals(
+            roles.example, [*self.terms.asks, *(FEATURES + path for path in self.cuts.values())]
+        )
+        for name in self.terms.parts(own, theirs):
+            raise StillhouseError(f"method 'stable' takes terms with nothing to train, and {name!r} has parts")
         adapters = {}
         for path, other in self.cuts.items():
             ours, target = own[FEATURES + path], theirs[FEATURES + other]

@@ -88,7 +88,7 @@ class Talking(Method):
     def answered(self, prefix: str, own: Signals, theirs: Signals, batch: Batch) -> Losses:
         """The terms of an answer of the student's."""
         labels, where = self.student.module.view.targets(batch)
-        found = {t.name: t(own, theirs, labels, where, progress=self.progress, batch=batch) for t in self.terms}
+        found = self.terms.losses(own, theirs, labels, where, progress=self.progress, batch=batch)
         return Losses({prefix + name: loss for name, loss in found.items()})
 
 

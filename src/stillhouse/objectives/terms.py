@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stillhouse.engine.contracts import Batch, Loss, Signals
+from stillhouse.engine.contracts import Batch, Loss, Losses, Signals
 from stillhouse.errors import StillhouseError
 from stillhouse.objectives.features import Sides, many
 from stillhouse.objectives.gate_kinds import GateKind
@@ -123,18 +124,40 @@ class Gate:
         return values * weights
 
 
-def build_terms(kinds: Sequence[TermKind]) -> list[Term]:
+class Terms(list[Term]):
     """Terms with distinct names: the given ones, else `<signal>.<divergence>`."""
-    terms: list[Term] = []
-    taken: set[str] = set()
-    for kind in kinds:
-        base = kind.name or f"{_title(kind)}.{kind.word}"
-        name, count = base.replace(".", "/"), 2
-        while name in taken:
-            name, count = f"{base.replace('.', '/')}-{count}", count + 1
-        taken.add(name)
-        terms.append(Term(kind, name))
-    return terms
+
+    def __init__(self, kinds: Sequence[TermKind]) -> None:
+        super().__init__()
+        taken: set[str] = set()
+        for kind in kinds:
+            base = kind.name or f"{_title(kind)}.{kind.word}"
+            name, count = base.replace(".", "/"), 2
+            while name in taken:
+                name, count = f"{base.replace('.', '/')}-{count}", count + 1
+            taken.add(name)
+            self.append(Term(kind, name))
+
+    @property
+    def wants(self) -> list[str]:
+        """The signals that the student has to yield."""
+        return sorted({signal for term in self for signal in term.student_signals})
+
+    @property
+    def asks(self) -> list[str]:
+        """The signals that the teacher has to yield."""
+        return sorted({signal for term in self for signal in term.teacher_signals})
+
+    def parts(self, student: Signals, teacher: Signals) -> dict[str, nn.Module]:
+        """What the terms train, by their names, sized by one batch of signals. Raises StillhouseError on a misfit."""
+        parts = {term.name: term.part(student, teacher) for term in self}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def losses(
+        self, student: Signals, teacher: Signals, labels: Tensor | None, where: Tensor | None, **given: Any
+    ) -> Losses:
+        """Every term's loss of a batch; `given` as a term takes it."""
+        return Losses({term.name: term(student, teacher, labels, where, **given) for term in self})
 
 
 def _title(kind: TermKind) -> str:
@@ -163,9 +186,9 @@ def _advice(signal: str) -> str:
     return "Set `project: linear` (vectors) or `project: conv` (feature maps), or tap layers of the same width"
 
 
-def of_logits(kinds: Sequence[TermKind], method: str) -> list[Term]:
+def of_logits(kinds: Sequence[TermKind], method: str) -> Terms:
     """Terms of logits and labels. Raises StillhouseError for others, and for those that train parts of their own."""
-    terms = build_terms(kinds)
+    terms = Terms(kinds)
     for term in terms:
         if {*term.student_signals, *term.teacher_signals} - {"logits"} or term.trains:
             raise StillhouseError(
