@@ -59,9 +59,8 @@ class MaskedAutoencoder(Method):
             losses["pixels"] = Loss(reconstruction(self._decoder.pixels(student[DECODED]), wanted, hidden))
         teacher = self._teacher_signals(batch, visible)
         parts = dict(self.student.parts.items())
-        return losses | self.terms.losses(
-            student, teacher, None, None, progress=self.progress, parts=parts, batch=batch
-        )
+        losses.update(self.terms.losses(student, teacher, None, None, progress=self.progress, parts=parts, batch=batch))
+        return losses
 
     @property
     def _patches(self) -> int:
