@@ -112,6 +112,21 @@ def test_student_and_teacher_see_the_same_patches() -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_a_teacher_runs_no_further_than_it_is_looked_at() -> None:
+    teacher, ran = vit(24, depth=3), []
+    for number, block in enumerate(vision_transformer(teacher).blocks):
+        block.register_forward_hook(lambda *_, number=number: ran.append(number))
+    features = L1(signal="features.blocks.0", teacher_signal="features.blocks.1", project="linear")
+    method = MaskedAutoencoder(Kind(terms=[features]), roles(teacher=teacher))
+    ran.clear()
+    method.update_student(batch(), torch.Generator().manual_seed(1))
+    assert ran == [0, 1]
+    assert len(vision_transformer(teacher).blocks) == 3  # its own stay
+    ran.clear()
+    MaskedAutoencoder(Kind(terms=[features, L1(signal="tokens", project="linear")]), roles(teacher=teacher))
+    assert ran == [0, 1, 2]
+
+
 def test_a_generic_stage_fits_the_decoder_to_the_teachers_patches() -> None:
     teacher = vit(24)
     kind = Kind(

@@ -7,18 +7,20 @@ Algorithm: for each batch, hide a random share `mask` of each image's patches; t
     decoder reads the student's tokens, with a learned token in every hidden place, and gives a vector a patch;
     with `pixels`, step on the mean squared difference between what a linear layer makes of the hidden patches'
     vectors and their pixels (MAE); beside it on the terms (DMAE: `features.blocks.<i>` of student and teacher, which
-    sees the same visible patches; G2SD, without `pixels`: the decoder's vectors, signal `decoded`, held to the
-    teacher's `patches`, the teacher seeing the whole image: `teacher_sees: everything`).
+    sees the same visible patches and runs no further than the last block compared; G2SD, without `pixels`: the
+    decoder's vectors, signal `decoded`, held to the teacher's `patches`, the teacher seeing the whole image:
+    `teacher_sees: everything`).
 Roles: student, a vision transformer; teacher, one more (absent without terms); the decoder is a train-only part.
 Deviations: in G2SD the targets are hidden states of the teacher's decoder on the same visible patches; decoders are
-    gone here once a stage is over, and the targets are the last tokens of its encoder on the whole image. DMAE stops
-    the teacher after the layer that is compared; here it runs to its end.
+    gone here once a stage is over, and the targets are the last tokens of its encoder on the whole image. DMAE's
+    projector has a hidden layer; that of a term is linear.
 Limits: networks that take `visible` patches, such as `vit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +30,9 @@ from stillhouse.engine.contracts import Batch, Loss, Losses, Method, Player, Sig
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.masked_kinds import MaskedAutoencoder as Kind
 from stillhouse.methods.roles import Roles
-from stillhouse.networks.vit import Block, ViT
+from stillhouse.networks.vit import Block, ViT, first_blocks
 from stillhouse.objectives.terms import Terms
+from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.views.model import Model
 
 DECODED = "decoded"
@@ -42,7 +45,7 @@ class MaskedAutoencoder(Method):
             raise StillhouseError("the terms of 'masked-autoencoder' need a teacher, and the recipe has none")
         if not (self.terms or kind.pixels):
             raise StillhouseError("'masked-autoencoder' without pixels and without terms has nothing to learn")
-        self.teacher = roles.teacher if self.terms else None
+        self.teacher = as_far_as(self.terms.asks, roles.teacher) if self.terms else None
         self.patch = vision_transformer(roles.student).embed.stride[0]
         self.student = Player(roles.student, parts=self._parts(roles))
 
@@ -115,6 +118,15 @@ class Decoder(nn.Module):
         blank = self.mask_token.to(known.dtype).expand(len(known), self.patches, -1)
         patches = blank.scatter(1, places, known[:, self.prefix :]) + self.positions
         return self.norm(self.blocks(torch.cat([known[:, : self.prefix], patches], 1)))[:, self.prefix :]
+
+
+def as_far_as(wants: Sequence[str], teacher: Teacher) -> Teacher:
+    """A vision transformer without the blocks behind the last one it is asked for; other teachers as they are."""
+    asked = [re.match(r"features\.blocks\.(\d+)", want) for want in wants]
+    if type(teacher) is not Frozen or not isinstance(teacher.network, ViT) or not all(asked):
+        return teacher
+    last = max(int(found[1]) for found in asked if found)
+    return Frozen(Model(first_blocks(teacher.network, last + 1), teacher.view))
 
 
 def split(images: int, patches: int, mask: float, rng: torch.Generator | None) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Touvron et al. 2021 (DeiT, arXiv:2012.12877): a second token beside the class to
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -123,6 +124,14 @@ class Attention(nn.Module):
         )  # each [B, heads, T, d]
         weights = self.softmax(query / math.sqrt(query.shape[-1]) @ key.mT)
         return self.output((weights @ value).transpose(1, 2).flatten(2))
+
+
+def first_blocks(network: ViT, count: int) -> ViT:
+    """The network cut off behind that many of its blocks. Its modules are the network's own, not copies."""
+    short = copy.copy(network)
+    short._modules = dict(network._modules)
+    short.blocks = nn.Sequential(*list(network.blocks)[:count])
+    return short
 
 
 def at(tokens: Tensor, positions: Tensor) -> Tensor:
