@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stillhouse.engine.checkpoint import read_summed
 from stillhouse.errors import StillhouseError
 from stillhouse.kinds import kinds
-from stillhouse.objectives import feature_kinds, features, logit_kinds, projected_parts, projectors
+from stillhouse.objectives import codebook, feature_kinds, features, logit_kinds, projected_parts, projectors
 from stillhouse.objectives import feature_parts as parts
 from stillhouse.objectives.divergences import mse
 from stillhouse.objectives.terms import Terms
@@ -377,6 +377,7 @@ MODULES: dict[str, tuple[Callable[..., nn.Module], Sides, Sides]] = {
     "ensemble": (projected_parts.ProjectorEnsemble, NARROW, WIDE),
     "ladder": (partial(projected_parts.LadderProjector, hidden=7), DEEP[0], WIDE),
     "masked generation": (parts.MaskedGeneration, NARROW, WIDE),
+    "codes": (codebook.Codes, NARROW, WIDE),
     "cross-layer": (partial(parts.CrossLayerAttention, width=8), DEEP[0][:2], DEEP[1][:2]),
 }
 each = pytest.mark.parametrize("name", MODULES)
@@ -622,6 +623,46 @@ def test_a_ladder_sums_its_rungs_and_follows_the_teachers_statistics() -> None:
     torch.testing.assert_close(loss.mean, pooled_teacher.mean(0) + 0.1)
 
 
+def test_a_codebook_follows_the_teacher_and_its_codes_are_named() -> None:
+    """By hand: two codes on a line, and what a batch does to them."""
+    first = torch.tensor([[0.0, 0.0], [10.0, 0.0]])
+    loss = codebook.Codes(torch.zeros(2, 3), first, codes=2, momentum=0.75)
+    student = drawn(2, 3, dtype=torch.float32)
+
+    def expected(code: list[int]) -> Tensor:
+        return -loss.name(student).log_softmax(-1).gather(1, torch.tensor(code).unsqueeze(1)).squeeze(1)
+
+    torch.testing.assert_close(loss(student, first), expected([0, 1]))
+    torch.testing.assert_close(loss.sums, first)  # each code has the one vector that it began with
+    both = torch.tensor([[4.0, 0.0], [2.0, 6.0]])
+    torch.testing.assert_close(loss(student, both), expected([0, 0]))
+    torch.testing.assert_close(loss.counts, torch.tensor([0.75 + 0.25 * 2, 0.75]))
+    torch.testing.assert_close(loss.sums, torch.tensor([[0.25 * 6, 0.25 * 6], [0.75 * 10, 0.0]]))
+    assert loss.coded(torch.tensor([[5.7, 0.0], [5.4, 0.0]])).tolist() == [1, 0]  # between (1.2, 1.2) and (10, 0)
+    before = loss.sums.clone()
+    loss.eval()(student, both)
+    assert torch.equal(loss.sums, before)
+
+
+def test_a_book_with_more_codes_than_the_batch_has_vectors_fills_up() -> None:
+    vectors = torch.arange(6.0).unsqueeze(1) * 10
+    loss = codebook.Codes(torch.zeros(4, 3), vectors[:4], codes=6)
+    loss(torch.zeros(4, 3), vectors[:4])
+    assert loss.coded(vectors).tolist() == [0, 1, 2, 3, 3, 3]  # an empty code is nobody's, not even at the origin
+    loss(torch.zeros(2, 3), vectors[4:])
+    assert loss.coded(vectors).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_tokens_are_coded_place_by_place() -> None:
+    student, tokens = drawn(2, 3, 4, dtype=torch.float32), drawn(2, 3, 5, seed=1, dtype=torch.float32)
+    loss = codebook.Codes(student, tokens, codes=6)
+    value = loss(student, tokens)
+    flat = -loss.name(student.flatten(0, 1)).log_softmax(-1).diagonal()  # every place its own code
+    torch.testing.assert_close(value, flat.view(2, 3).mean(1))
+    with pytest.raises(StillhouseError, match="place by place"):
+        codebook.Codes(student, tokens[:, :2])
+
+
 @pytest.mark.parametrize(("over", "kept"), [("positions", (8, 1, 16, 16)), ("channels", (8, 16, 1, 1))])
 def test_a_mask_hides_whole_positions_or_channels(over: str, kept: tuple[int, ...]) -> None:
     student = torch.ones(8, 16, 16, 16)
@@ -682,6 +723,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "projector_ensemble": LAST,
     "ladder": {"signal": STUDENT, "teacher_signal": TEACHER[1], "hidden": 8},
     "masked_generation": LAST,
+    "codes": LAST | {"codes": 5},
     "cross_layer_attention": BOTH,
 }
 

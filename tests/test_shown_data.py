@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from stillhouse.engine.contracts import Source
-from stillhouse.sources.altered_kinds import Halves, Permuted, Rotated
+from stillhouse.sources.altered_kinds import Halves, NoisyViews, Permuted, Rotated
 from stillhouse.sources.kinds import Digits
 from stillhouse.sources.shown import turned
 
@@ -55,3 +56,21 @@ def test_halves_add_up_to_the_whole_in_every_split() -> None:
     first = Halves(of=PLAIN, first="right").build().test.fetch(ROWS, None)
     assert first["image"][..., :4].sum() == 0
     assert torch.equal(Halves(of=PLAIN, first="both").build().test.fetch(ROWS, None)["image"], first["whole_image"])
+
+
+def test_noisy_views_have_noise_of_their_own_that_stays() -> None:
+    plain, data = PLAIN.build(), NoisyViews(of=PLAIN, views=16, noise=0.5).build()
+    noises = []
+    for split in ("train", "validation", "test"):
+        source = getattr(data, split)
+        rows = torch.arange(len(source))
+        batch, clean = source.fetch(rows, None), getattr(plain, split).fetch(rows, None)["image"]
+        assert torch.equal(source.fetch(rows[7:9], None)["image"], batch["image"][7:9])
+        noise = [batch[name] - clean for name in ("image", "second_image", "whole_image")]
+        spreads = [one.std().item() for one in noise]
+        assert spreads[:2] == pytest.approx([0.5, 0.5], rel=0.02)
+        assert spreads[2] == pytest.approx(0.5 / 4, rel=0.02)  # the mean of 16 views
+        assert abs((noise[0] * noise[1]).mean().item()) < 0.01
+        noises.append(noise[0][:20])
+    assert not torch.equal(noises[0], noises[1])
+    assert data.test.fingerprint == plain.test.fingerprint != data.train.fingerprint

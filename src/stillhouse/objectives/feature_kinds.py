@@ -202,6 +202,19 @@ class LadderProjector(TermKind):
     """Share of a batch in the statistics of the teacher's features."""
 
 
+class Codes(TermKind):
+    """Cross-entropy to the codes of the teacher's features, which a codebook holds (CTSL, arXiv:2507.16612)."""
+
+    by: Literal["codes"] = "codes"
+    builds = "stillhouse.objectives.codebook:Codes"
+    same_shape: ClassVar[bool] = False
+    signal: str = Field(...)
+    codes: Annotated[int, Field(gt=1)] = 64
+    """Of the book."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Of the moving averages by which the book follows the teacher."""
+
+
 class MaskedGeneration(TermKind):
     """MGD: the teacher's features from the student's masked ones, Yang et al. 2022 (arXiv:2205.01529)."""
 

@@ -146,6 +146,19 @@ class Halves(AlteredKind):
     """What `image` is; `both` for a model of the two modalities, trained by itself."""
 
 
+class NoisyViews(AlteredKind):
+    """Several views of every image, in every split, each with noise of its own, drawn once for each image.
+
+    Batches have the first view as `image`, the second as `second_image`, and the mean of all as `whole_image`.
+    """
+
+    kind: Literal["noisy-views"] = "noisy-views"
+    builds = "stillhouse.sources.shown:noisy_views"
+    views: Annotated[int, Field(ge=2)] = 4
+    noise: Positive = 0.5
+    """Standard deviation of what is added to each pixel of a view."""
+
+
 class Domains(AlteredKind):
     """Training images of several domains, each turned by its own angle; validation and test are of one held out.
 

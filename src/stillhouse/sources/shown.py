@@ -13,7 +13,7 @@ from torch.nn import functional
 from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered import classified
-from stillhouse.sources.altered_kinds import AlteredKind, Domains, Halves, Permuted, Rotated
+from stillhouse.sources.altered_kinds import AlteredKind, Domains, Halves, NoisyViews, Permuted, Rotated
 
 Show = Callable[[Batch], Batch]
 SEED = 0
@@ -71,6 +71,31 @@ def halves(kind: Halves) -> Data:
     data = classified(kind)
     train = _shown(data.train, cut, kind, other=True)
     return replace(data, train=train, validation=_shown(data.validation, cut, kind), test=_shown(data.test, cut, kind))
+
+
+def noisy_views(kind: NoisyViews) -> Data:
+    """The data as several noisy views: see `NoisyViews`."""
+    data = classified(kind)
+
+    def viewed(source: Source, seed: int) -> Show:
+        rng = torch.Generator().manual_seed(seed)
+        noise = kind.noise * torch.randn(len(source), kind.views, *data.facts.shape, generator=rng)
+
+        def views(batch: Batch) -> Batch:
+            own = batch["image"] + noise[batch["index"]].movedim(1, 0)  # [V, B, C, H, W]
+            return batch | {"image": own[0], "second_image": own[1], "whole_image": own.mean(0)}
+
+        return views
+
+    train, validation, test = (
+        viewed(split, SEED + n) for n, split in enumerate((data.train, data.validation, data.test))
+    )
+    return replace(
+        data,
+        train=_shown(data.train, train, kind, other=True),
+        validation=_shown(data.validation, validation, kind),
+        test=_shown(data.test, test, kind),
+    )
 
 
 def domains(kind: Domains) -> Data:
