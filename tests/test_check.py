@@ -194,3 +194,17 @@ def test_data_split_otherwise_is_no_teachers_school(tmp_path: Path):
     teacher = {"network": {"kind": "mlp"}, "weights": weights}
     with pytest.raises(StillhouseError, match="may hold what the report tests on"):
         distill(recipe(teacher=teacher), out=tmp_path / "run", device="cpu", progress=False)
+
+
+def test_a_teacher_of_other_classes_is_told_before_it_is_trained():
+    other = {"kind": "glyphs", "characters": "ABC", "size": 8, "train": 30, "validation": 10, "test": 10}
+    weights = {"kind": "trained", "steps": 2, "data": other}
+    told = errors(check(recipe(teacher={"network": {"kind": "mlp", "hidden": [16]}, "weights": weights})))
+    assert "the weights for 'teacher' do not fit its MLP" in told
+    assert "(3,) in the weights and (10,) in the network" in told
+
+
+def test_a_stage_that_hands_over_another_network_is_told_before_it_is_trained():
+    first = {"name": "wide", "student": {"network": {"kind": "mlp", "hidden": [32]}}}
+    student = {"network": {"kind": "mlp", "hidden": [8]}, "weights": {"kind": "stage", "stage": "wide"}}
+    assert "the weights for 'student' do not fit" in errors(check(recipe(stages=[first], student=student)))

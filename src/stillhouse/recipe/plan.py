@@ -186,7 +186,7 @@ def _key_of(wanted: object, inside: object, key: str = "") -> str | None:
 class Builder:
     """Makes the objects of a recipe's stages and arms. `handed` holds finished stages' weights by name.
 
-    In a rehearsal, weights that a stage would have handed over are random.
+    In a rehearsal it holds their shapes alone (meta tensors): whether they fit is told, and models keep random weights.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Builder:
         self.data: Data = recipe.data.build() if data is None else data
         self.handed: dict[str, State] = {}
         self._teachers: dict[str, Frozen] = {}
-        self._rehearsed: list[str] = []
+        self._other_data: dict[str, Data] = {}
 
     def stage(self, stage: Planned) -> Stage:
         """The stage with its method and players built."""
@@ -215,8 +215,11 @@ class Builder:
         student.to(self.device)
         with seeded(derive(self.recipe.seed, stage.role, "method")):
             method = stage.method.build(roles)
-        self._rehearsed.append(stage.name)
-        return Stage(stage.name, method, data.train, stage.train)
+        built = Stage(stage.name, method, data.train, stage.train)
+        if self.rehearsal:
+            left = method.players()[built.keeps].final.network.state_dict()
+            self.handed[stage.name] = {name: value.to("meta") for name, value in left.items()}
+        return built
 
     def trained(self, stage: Planned) -> Model:
         """The model a finished stage left."""
@@ -298,6 +301,12 @@ class Builder:
         """That data. Raises where it is not the recipe's and may hold the recipe's test split."""
         if kind == self.recipe.data:
             return self.data
+        words = kind.model_dump_json()
+        if words not in self._other_data:
+            self._other_data[words] = self._other(kind, whose)
+        return self._other_data[words]
+
+    def _other(self, kind: DataKind, whose: str) -> Data:
         data: Data = kind.build()
         same_set = type(kind.origin) is type(self.recipe.data.origin)
         if same_set and _split(data.test) != _split(self.data.test):
@@ -348,16 +357,17 @@ class Builder:
     def _state(self, weights: WeightsKind, role: str, teacher: Callable[[], State] | None) -> State | None:
         if isinstance(weights, LayersOf):
             return self._state(weights.of, role, teacher)
-        before = self._rehearsed if self.rehearsal else [*self.handed]
+        before = [*self.handed]
         if isinstance(weights, FromStage) and weights.stage not in before:
             known = nearest(weights.stage, before) if before else "this is the first"
             raise StillhouseError(f"weights of stage {weights.stage!r}: no such stage comes before this one; {known}")
-        if isinstance(weights, Random | Fitted) or (self.rehearsal and isinstance(weights, Trained | FromStage)):
+        if isinstance(weights, Random | Fitted):
             return None
         if isinstance(weights, File):
             return load_weights(weights, _path_key(weights, self.recipe))
         if isinstance(weights, Trained):
-            return self.handed[_pretraining_stage(role)]
+            name = _pretraining_stage(role)
+            return self.handed.get(name) if self.rehearsal else self.handed[name]  # its own rehearsal may have failed
         if isinstance(weights, FromStage):
             return self.handed[weights.stage]
         assert isinstance(weights, FromTeacher), f"weights of kind {weights.word} have no rule here"
@@ -389,7 +399,7 @@ def _arm(name: str, model: Model, sampler: Any) -> Arm:
 
 
 def _load(network: nn.Module, state: State, role: str) -> None:
-    """Load weights strictly; a misfit names the first parameters that differ."""
+    """Load weights strictly; a misfit names the first parameters that differ. Meta tensors are held to it alone."""
     own = network.state_dict()
     counters = {
         name for name in own if name.endswith("num_batches_tracked")
@@ -405,7 +415,8 @@ def _load(network: nn.Module, state: State, role: str) -> None:
         told += [f"not in the network: {', '.join(extra[:4])}"] if extra else []
         told += sorted(shapes)[:3]
         raise StillhouseError(
-            f"the weights for {role!r} do not fit its {type(network).__name__} ({'; '.join(told)}): "
-            "name the network they were made for"
+            f"the weights for {role!r} do not fit its {type(network).__name__} ({'; '.join(told)}): name the network "
+            "they were made for; where they are trained on other data, that has as many classes"
         )
-    network.load_state_dict(state)
+    if not any(value.is_meta for value in state.values()):
+        network.load_state_dict(state)

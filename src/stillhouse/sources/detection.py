@@ -16,7 +16,6 @@ from torch.nn import functional
 from stillhouse.engine.contracts import IGNORED, Batch, Data, Facts, Source
 from stillhouse.engine.paths import resolve
 from stillhouse.errors import StillhouseError
-from stillhouse.objectives.boxes import iou
 from stillhouse.sources.altered import classified
 from stillhouse.sources.arrays import ImageArray
 from stillhouse.sources.decoded import decode_files
@@ -25,6 +24,9 @@ from stillhouse.sources.detection_kinds import Coco, Scattered
 COVERED = 0.1
 """The largest overlap (IoU) of two objects of a page."""
 SEED = 0
+
+Corners = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels."""
 
 
 class Boxed:
@@ -130,22 +132,31 @@ def _page(kind: Scattered, images: Tensor, labels: Tensor, rng: torch.Generator)
 
     most = kind.objects[1]
     page = torch.zeros(images.shape[1], kind.size, kind.size)
-    classes, boxes = torch.full((most,), IGNORED), torch.zeros(most, 4)
-    placed = 0
+    classes, placed = torch.full((most,), IGNORED), list[Corners]()
     for _ in range(int(torch.randint(kind.objects[0], most + 1, (), generator=rng))):
         row = int(torch.randint(len(images), (), generator=rng))
         scale = between(*kind.zoom)
         high, wide = (round(scale * side) for side in images.shape[2:])
         top, left = (int(torch.randint(kind.size - side + 1, (), generator=rng)) for side in (high, wide))
-        box = torch.tensor([left, top, left + wide, top + high]) / kind.size
-        if (iou(box, boxes[:placed]) > COVERED).any():
+        box = (left, top, left + wide, top + high)
+        if any(_overlap(box, other) > COVERED for other in placed):
             continue
         image = functional.interpolate(images[row : row + 1], size=(high, wide), mode="bilinear", align_corners=False)
         area = page[:, top : top + high, left : left + wide]
         torch.maximum(area, image[0], out=area)
-        classes[placed], boxes[placed] = labels[row], box
-        placed += 1
+        classes[len(placed)] = labels[row]
+        placed.append(box)
+    boxes = torch.zeros(most, 4)
+    boxes[: len(placed)] = torch.tensor(placed) / kind.size
     return (page + kind.noise * torch.randn(page.shape, generator=rng)).clamp(0, 1), classes, boxes
+
+
+def _overlap(first: Corners, second: Corners) -> float:
+    """Intersection over union: plain numbers, since a page asks for few at a time and often."""
+    wide = min(first[2], second[2]) - max(first[0], second[0])
+    high = min(first[3], second[3]) - max(first[1], second[1])
+    both = max(wide, 0) * max(high, 0)
+    return both / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)) - both)
 
 
 @dataclass(frozen=True)
