@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stillhouse.engine.settings import Positive
 from stillhouse.methods.kinds import Match, MethodKind, Term
+from stillhouse.objectives.kinds import CrossEntropy
 
 
 class SelfTaught(MethodKind):
@@ -60,3 +63,32 @@ class Average(SelfTaught):
     """Of the average; 0: the weights as they are."""
     teacher_sees: str = "image"
     """The field of the batch whose image the average is shown; `second_image` of data with two."""
+
+
+class SDFT(MethodKind):
+    """Fine-tuning on answers that the model itself rewrote from the gold ones (Yang et al. 2024, arXiv:2402.13669).
+
+    The teacher is the student before it is fine-tuned: `student.weights: teacher`.
+    """
+
+    kind: Literal["sdft"] = "sdft"
+    builds = "stillhouse.methods.sdft:SDFT"
+    answer: str
+    """A regular expression for what counts in an answer: a rewriting is kept where it has the gold answer's matches,
+    in their order and whatever their case."""
+    length: Annotated[int, Field(gt=0)]
+    """Tokens of a rewriting at most; one that does not end by then is not kept."""
+    temperature: Positive = 1.0
+    """Of the sampling."""
+
+    @field_validator("answer")
+    @classmethod
+    def _is_a_pattern(cls, answer: str) -> str:
+        try:
+            re.compile(answer)
+        except re.error as error:
+            raise ValueError(f"{answer!r} is no regular expression: {error}") from error
+        return answer
+
+    def without_teacher(self) -> Match:
+        return Match(terms=[CrossEntropy()])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stillhouse.kinds import Strict
 from stillhouse.sources.kinds import DataKind
@@ -90,3 +90,35 @@ class Glyphs(DataKind):
         if twice := sorted({c for c in characters if characters.count(c) > 1}):
             raise ValueError(f"{', '.join(twice)} stands there twice; a character is one class")
         return characters
+
+
+class Instructions(DataKind):
+    """Small tasks on strings of letters, put in words and answered in words, for a language model that assists.
+
+    The skills it is to know (`copy`, `reverse`, `rotate`, `swap`) are answered in its own way, as is what it is asked
+    to rewrite: a reference in another style, whatever that says. A new skill (`next`, each letter's successor) comes
+    with gold answers in that other style. Validation and test hold both, half of each.
+    """
+
+    kind: Literal["instructions"] = "instructions"
+    builds = "stillhouse.sources.instructions:instructions"
+    needs: ClassVar[str] = "language"
+    skills: Literal["known", "new"]
+    """What the training split is of: the known skills and rewriting, or the new skill."""
+    letters: Annotated[int, Field(ge=2, le=6)] = 5
+    """Of a string."""
+    rare: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Among `known` instructions, the share of the new skill, which the assistant then knows a little."""
+    train: Annotated[int, Field(gt=0)] = 4000
+    """Examples; no string of validation or test is among them."""
+    validation: Annotated[int, Field(gt=1)] = 400
+    test: Annotated[int, Field(gt=1)] = 1000
+
+    @model_validator(mode="after")
+    def _enough_strings(self) -> Instructions:
+        if (held_out := self.validation + self.test) > (there := 8**self.letters // 2):
+            raise ValueError(
+                f"{held_out} strings to be held out are more than half of those of {self.letters} letters: "
+                f"make 'test' smaller, so that both together stay below {there}, or 'letters' larger"
+            )
+        return self
