@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from stillhouse.engine.contracts import Data
 from stillhouse.errors import StillhouseError
 from stillhouse.recipe.execute import distill
 from stillhouse.recipe.schema import Recipe
-from stillhouse.sources.kinds import ImageFolder, Tensors
+from stillhouse.sources.kinds import AudioFolder, ImageFolder, Tensors
 
 SHADES = {"dark": 30, "light": 220}
 
@@ -203,3 +204,67 @@ def test_one_class_losses_are_refused_on_several_labels(tmp_path: Path) -> None:
     save_file(several() | {"test_y": torch.full((40, 4), 0.5)}, tmp_path / "a.safetensors")
     with pytest.raises(StillhouseError, match="zeros and ones"):
         Tensors(path=str(tmp_path / "a.safetensors")).build()
+
+
+def play(folder: Path, count: int, rate: int = 800, seconds: float = 0.5) -> None:
+    """Files with a tone of 50 Hz or 150 Hz, a folder each, at half loudness; every other one in two channels."""
+    for hertz in (50, 150):
+        (folder / str(hertz)).mkdir(parents=True)
+        time = np.arange(round(rate * seconds)) / rate
+        for number in range(count):
+            tone = 0.5 * np.sin(2 * np.pi * hertz * time)
+            stereo = np.stack([tone, tone], 1) if number % 2 else tone
+            soundfile.write(folder / str(hertz) / f"{number}.{'flac' if number % 3 else 'wav'}", stereo, rate)
+
+
+def test_sounds_come_at_the_rate_and_length_that_is_asked(tmp_path: Path) -> None:
+    play(tmp_path / "tones", 6, rate=1600)
+    data = AudioFolder(path=str(tmp_path / "tones"), rate=800, seconds=0.75).build()
+    assert (data.facts.names, data.facts.shape, rows(data)) == (("150", "50"), (600,), [8, 2, 2])
+    batch = everything(data.train)
+    heard, time = batch["features"], np.arange(400) / 800
+    assert not heard[:, 400:].any(), "half a second, then silence"
+    for row, label in zip(heard, batch["labels"], strict=True):
+        tone = 0.5 * np.sin(2 * np.pi * (150, 50)[int(label)] * time)
+        assert np.abs(row[50:350].numpy() - tone[50:350]).max() < 0.01, "the tone survives the lower rate"
+    again = AudioFolder(path=str(tmp_path / "tones"), rate=800, seconds=0.75).build()
+    assert again.train.fingerprint == data.train.fingerprint
+    shorter = AudioFolder(path=str(tmp_path / "tones"), rate=800, seconds=0.5).build()
+    assert shorter.train.fingerprint != data.train.fingerprint
+
+
+def test_sounds_teach_a_student(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        play(tmp_path / "tones" / split, 12)
+    recipe = Recipe.model_validate(
+        {
+            "name": "tones",
+            "data": {"kind": "audio-folder", "path": str(tmp_path / "tones"), "rate": 800, "seconds": 0.25},
+            "teacher": {
+                "network": {"kind": "mlp", "hidden": [16]},
+                "weights": {
+                    "kind": "trained",
+                    "steps": 30,
+                    "batch_size": 8,
+                    "optimizer": {"kind": "adamw", "lr": 1e-2},
+                },
+            },
+            "student": {"network": {"kind": "mlp", "hidden": [4]}},
+            "method": {"kind": "match", "terms": [{"by": "kl"}]},
+            "train": {"steps": 40, "batch_size": 8, "optimizer": {"kind": "adamw", "lr": 1e-2}},
+            "evaluate": ["accuracy"],
+        }
+    )
+    run = distill(recipe, out=tmp_path / "run", progress=False)
+    assert run.summary["arms"]["student"]["accuracy"] == 1.0
+
+
+def test_files_that_are_no_sounds_are_told(tmp_path: Path) -> None:
+    play(tmp_path / "tones", 4)
+    (tmp_path / "tones" / "50" / "9.wav").write_bytes(b"RIFF and no more")
+    with pytest.raises(StillhouseError, match=r"9\.wav: the sound cannot be decoded"):
+        AudioFolder(path=str(tmp_path / "tones")).build()
+    (tmp_path / "none" / "a").mkdir(parents=True)
+    (tmp_path / "none" / "b").mkdir()
+    with pytest.raises(StillhouseError, match=r"holds no sounds \(files ending in \.aiff"):
+        AudioFolder(path=str(tmp_path / "none")).build()

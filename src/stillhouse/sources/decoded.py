@@ -37,7 +37,10 @@ Pictures = Callable[[], Iterator[tuple[str, np.ndarray]]]
 
 @dataclass(frozen=True)
 class Decoded:
-    """`images` uint8 [N, C, H, W], memory-mapped; `labels` int64 [N]; a hash of the encoded content."""
+    """`images` uint8 [N, C, H, W], memory-mapped; `labels` int64 [N]; a hash of the encoded content.
+
+    Of sounds, `images` is int16 [N, samples].
+    """
 
     images: Tensor
     labels: Tensor
@@ -54,7 +57,7 @@ def decode(files: list[Path], *, image: str, label: str) -> Decoded:
     def pictures() -> Iterator[tuple[str, np.ndarray]]:
         return (_pixels(data, where) for file in files for where, data in _encoded(file, image))
 
-    key = _content(files, repr((image, label)))
+    key = content(files, repr((image, label)))
 
     def labels() -> np.ndarray:
         found = np.concatenate([_labels(file, label) for file in files])
@@ -62,7 +65,7 @@ def decode(files: list[Path], *, image: str, label: str) -> Decoded:
             raise StillhouseError(f"{files[0]} holds no rows")
         return found
 
-    return _kept(key, labels, pictures)
+    return kept(key, labels, pictures)
 
 
 def decode_files(files: list[Path], labels: list[int], *, size: int | None, mode: Literal["L", "RGB"]) -> Decoded:
@@ -79,8 +82,8 @@ def decode_files(files: list[Path], labels: list[int], *, size: int | None, mode
     def pictures() -> Iterator[tuple[str, np.ndarray]]:
         return (_pixels(file.read_bytes(), str(file), mode, size) for file in files)
 
-    key = _content(files, repr((labels, size, mode)))
-    return _kept(key, lambda: np.asarray(labels, np.int64), pictures)
+    key = content(files, repr((labels, size, mode)))
+    return kept(key, lambda: np.asarray(labels, np.int64), pictures)
 
 
 def served(data: Decoded, rows: Tensor, **augmentation: Any) -> ImageArray:
@@ -96,7 +99,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stillhouse"
 
 
-def _content(files: list[Path], words: str) -> str:
+def content(files: list[Path], words: str) -> str:
     """A hash of the files' bytes and of how they are read."""
     whole = hashlib.sha256(FORMAT + words.encode())
     for file in files:
@@ -105,7 +108,7 @@ def _content(files: list[Path], words: str) -> str:
     return whole.hexdigest()
 
 
-def _kept(key: str, labels: Callable[[], np.ndarray], pictures: Pictures) -> Decoded:
+def kept(key: str, labels: Callable[[], np.ndarray], pictures: Pictures) -> Decoded:
     """What lies in the cache under the key, written now where nothing does."""
     folder = cache_folder() / "images" / key
     if not folder.is_dir():
@@ -134,7 +137,7 @@ def _build(folder: Path, labels: Callable[[], np.ndarray], pictures: Pictures) -
 
 def _write(folder: Path, labels: np.ndarray, decoded: Iterator[tuple[str, np.ndarray]]) -> None:
     first = next(decoded)
-    images = open_memmap(folder / "images.npy", "w+", np.uint8, (len(labels), *first[1].shape))
+    images = open_memmap(folder / "images.npy", "w+", first[1].dtype, (len(labels), *first[1].shape))
     images[0] = first[1]
     for row, (where, pixels) in enumerate(decoded, start=1):
         if pixels.shape != first[1].shape:

@@ -95,6 +95,28 @@ class ImageFolder(SplitKind):
     """Every second training image on average is mirrored left to right."""
 
 
+class AudioFolder(SplitKind):
+    """Sounds in folders, one a class, laid out as for `image-folder`: WAV, FLAC, Ogg, MP3 and others.
+
+    They are decoded once and kept in the cache folder, memory-mapped from then on. A batch has `features`
+    [B, samples], the wave in [-1, 1].
+    """
+
+    kind: Literal["audio-folder"] = "audio-folder"
+    builds = "stillhouse.sources.folder:audio_folder"
+    needs: ClassVar[str] = "audio"
+    path: Annotated[str, Field(min_length=1)]
+    """Relative to --root."""
+    rate: Annotated[int, Field(gt=0)] = 16_000
+    """Samples a second that each sound is brought to; a pretrained model's own."""
+    seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Kept of each, from its beginning; shorter ones end in silence."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the sounds kept for the report where there is no folder `test`, drawn once by class."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share kept for tuning, never reported: of the training sounds, or of all where there is no folder `test`."""
+
+
 class Tensors(DataKind):
     """Arrays of one's own in a file: images, or anything a network takes, with one class an example or several.
 
