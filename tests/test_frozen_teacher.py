@@ -14,8 +14,9 @@ from stillhouse.engine.folder import RunFolder
 from stillhouse.engine.process import Process
 from stillhouse.networks.kinds import ConvNet, ResNet
 from stillhouse.objectives.divergences import forward_kl
+from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.execute import run_stage
-from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.plan import planned
 from stillhouse.recipe.schema import Recipe
 from stillhouse.sources.kinds import Digits
 from stillhouse.teachers.frozen import Frozen

@@ -14,7 +14,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation import generation
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.evaluation.generation import frechet_distance
-from stillhouse.evaluation.kinds import Frechet, SamplingCost
+from stillhouse.evaluation.generation_kinds import Frechet, SamplingCost
 from stillhouse.sources.kinds import Digits
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image

@@ -10,7 +10,7 @@ from torch import nn
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
-from stillhouse.evaluation.kinds import Perplexity, TeacherJudged
+from stillhouse.evaluation.generation_kinds import Perplexity, TeacherJudged
 from stillhouse.evaluation.language import PARTED
 from stillhouse.networks.kinds import Llama
 from stillhouse.views.model import Model

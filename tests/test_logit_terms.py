@@ -34,8 +34,9 @@ from stillhouse.objectives.divergences import (
 from stillhouse.objectives.kinds import CrossEntropy
 from stillhouse.objectives.logit_parts import Discriminator
 from stillhouse.objectives.terms import Terms
+from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.execute import distill
-from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.plan import planned
 from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.targets import _layouts
 from stillhouse.sources.arrays import ImageArray

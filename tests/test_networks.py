@@ -14,7 +14,8 @@ from torch.nn import functional
 from stillhouse.engine.contracts import Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import ConvNet, ResNet
-from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.builder import Builder
+from stillhouse.recipe.plan import planned
 from stillhouse.recipe.schema import Recipe
 from stillhouse.taps import Taps
 

@@ -17,9 +17,10 @@ from stillhouse.evaluation.encoders import embeddings
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.networks.encoder_kinds import Bert, HFEncoder, LayersOf, StaticEmbedding
 from stillhouse.networks.weights import layers_of
+from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.check import check
 from stillhouse.recipe.execute import distill
-from stillhouse.recipe.plan import Builder, planned
+from stillhouse.recipe.plan import planned
 from stillhouse.recipe.text import load
 from stillhouse.sources.docstrings import TOPICS, Paragraphs
 from stillhouse.sources.encoder_kinds import Docstrings, Masked

@@ -20,8 +20,8 @@ from stillhouse.objectives.boxes import suppressed
 
 LEAST = 0.01
 """Finds less probable are left out."""
-MOST = 100
-"""Finds of an image that count, as COCO counts."""
+MOST, KEPT = 100, 1000
+"""Finds of an image that count, as COCO counts, and of a class in it that are looked at for overlaps, as FCOS does."""
 PIXELS = 1000
 """What boxes in shares are multiplied by: pycocotools rounds nothing, but sorts objects by size in pixels."""
 
@@ -46,7 +46,7 @@ def detection(kind: DetectionScore, arm: Arm, context: Context) -> Findings:
     precision = _precision(true, found, context)  # [IoU thresholds, classes], -1 where a class does not occur
     each = {"box_ap": precision, "box_ap50": precision[:1], "box_ap75": precision[5:6]}
     findings = Findings(metrics={name: _mean(part) for name, part in each.items()})
-    findings.figures += [_by_class(precision, context), _shown(found, context, kind.sure)]
+    findings.figures += [_by_class(precision, context), _shown(true, found, context, kind.sure)]
     if "teacher" in context.arms and arm.name != "teacher":
         sure = [one for one in _finds(kind, context.arms["teacher"], context) if one[3] >= kind.sure]
         if sure:
@@ -84,7 +84,7 @@ def _of_image(scores: Tensor, boxes: Tensor, above: float) -> list[tuple[int, li
     for label in (scores > LEAST).any(0).nonzero().squeeze(1).tolist():
         own = scores[:, label]
         rows = (own > LEAST).nonzero().squeeze(1)
-        rows = rows[own[rows].argsort(descending=True, stable=True)[: 10 * MOST]]
+        rows = rows[own[rows].argsort(descending=True, stable=True)[:KEPT]]
         for row in rows[suppressed(boxes[rows], own[rows], above=above)].tolist():
             found.append((label, boxes[row].tolist(), float(own[row])))
     return sorted(found, key=lambda one: -one[2])[:MOST]
@@ -118,15 +118,17 @@ def _by_class(precision: Tensor, context: Context) -> dict[str, Any]:
     return {"kind": "dots", "title": title, "labels": labels, "series": series, "unit": "share"}
 
 
-def _shown(found: list[Object], context: Context, sure: float) -> dict[str, Any]:
+def _shown(true: list[Object], found: list[Object], context: Context, sure: float) -> dict[str, Any]:
     """The first images with the data's boxes in green and what was surely found in orange."""
     count = min(SHOWN, len(context.source))
     images = context.source.fetch(torch.arange(count), None)["image"]
     images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
     size = [min(SHOWN_SIZE, side) for side in images.shape[2:]]
     images = functional.interpolate(images, size=size, mode="bilinear", align_corners=False).contiguous()
-    finds = [(one, FOUND_COLOUR) for one in found if one[0] < count and one[3] >= sure]
-    for (image, _, corners, _), colour in [(one, TRUE_COLOUR) for one in _true(context) if one[0] < count] + finds:
+    drawn = [(one, TRUE_COLOUR) for one in true] + [(one, FOUND_COLOUR) for one in found if one[3] >= sure]
+    for (image, _, corners, _), colour in drawn:
+        if image >= count:
+            continue
         left, right = (min(round(x * size[1]), size[1] - 1) for x in corners[::2])
         top, bottom = (min(round(y * size[0]), size[0] - 1) for y in corners[1::2])
         paint = torch.tensor(colour).view(3, 1)
@@ -136,8 +138,8 @@ def _shown(found: list[Object], context: Context, sure: float) -> dict[str, Any]
             images[image, :, top : bottom + 1, column] = paint
     pixels = (255 * images).round().permute(0, 2, 3, 1).reshape(count, -1).int().tolist()
     title = f"Objects: the data's in green, found with probability {sure:g} or more in orange"
-    drawn = {"width": size[1], "height": size[0], "channels": 3, "pixels": pixels, "columns": 4}
-    return {"kind": "images", "title": title, **drawn}
+    sheet = {"width": size[1], "height": size[0], "channels": 3, "pixels": pixels, "columns": 4}
+    return {"kind": "images", "title": title, **sheet}
 
 
 def _annotation(one: Object) -> dict[str, Any]:

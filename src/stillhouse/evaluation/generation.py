@@ -16,7 +16,7 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.cost import median_seconds
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Frechet, SamplingCost
+from stillhouse.evaluation.generation_kinds import Frechet, SamplingCost
 from stillhouse.networks.convnet import ConvNet
 from stillhouse.networks.kinds import ConvNet as ConvNetKind
 

@@ -13,7 +13,7 @@ from stillhouse.engine.seeds import derive
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
-from stillhouse.evaluation.kinds import Perplexity, TeacherJudged
+from stillhouse.evaluation.generation_kinds import Perplexity, TeacherJudged
 from stillhouse.sources.rollouts import end_tokens, prompts, rollouts
 from stillhouse.views.model import Model
 

@@ -57,40 +57,40 @@ class PSNR(MetricKind):
     gives: ClassVar[dict[str, Measure]] = {"psnr": Measure("peak signal-to-noise ratio, dB", "higher")}
 
 
-class Skills(MetricKind):
+class Answering(MetricKind):
+    """What the measurements of answers to instructions share."""
+
+    task = "language"
+    answer: str
+    """A regular expression for what counts in an answer."""
+    length: Annotated[int, Field(gt=0)]
+    """Tokens that are written at most."""
+
+
+class Skills(Answering):
     """How many held-out instructions are answered rightly, the likeliest token being written at each place.
 
     An answer is right where it has the gold answer's matches of `answer`, whatever its style.
     """
 
     kind: Literal["skills"] = "skills"
-    task = "language"
     builds = "stillhouse.evaluation.instructions:skills"
     gives: ClassVar[dict[str, Measure]] = {
         "new_skill": Measure("answers of the new skill that are right", "higher", "share"),
         "known_skills": Measure("answers of the known skills that are right", "higher", "share"),
         "known_style": Measure("of those, answers that are the gold one word for word", "higher", "share"),
     }
-    answer: str
-    """A regular expression for what counts in an answer."""
-    length: Annotated[int, Field(gt=0)]
-    """Tokens of an answer at most."""
 
 
-class Rewriting(MetricKind):
+class Rewriting(Answering):
     """The arm rewrites held-out gold answers of the new skill: how likely it finds them and what becomes of them."""
 
     kind: Literal["rewriting"] = "rewriting"
-    task = "language"
     builds = "stillhouse.evaluation.instructions:rewriting"
     gives: ClassVar[dict[str, Measure]] = {
         "rewritten": Measure("gold answers it rewrote with the same result", "higher", "share"),
         "gold_nll": Measure("negative log-likelihood of gold answers", "lower", "nats"),
         "rewritten_nll": Measure("the same after rewriting", "lower", "nats"),
     }
-    answer: str
-    """A regular expression for what counts in an answer."""
-    length: Annotated[int, Field(gt=0)]
-    """Tokens of a rewriting at most."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """Of the sampling."""

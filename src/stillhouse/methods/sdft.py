@@ -22,24 +22,19 @@ import torch
 from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Losses, Method, Player, Turn
-from stillhouse.errors import StillhouseError
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.self_kinds import SDFT as SDFTKind
 from stillhouse.objectives.kinds import CrossEntropy
 from stillhouse.objectives.terms import Terms
 from stillhouse.sources.rewriting import rewritten
+from stillhouse.teachers.frozen import Frozen, one_network
 
 
 class SDFT(Method):
     def __init__(self, kind: SDFTKind, roles: Roles) -> None:
-        if roles.teacher is None:
-            raise StillhouseError(
-                "method 'sdft' needs the seed model to rewrite answers: name it under 'teacher', and let the student "
-                "start from it (student.weights: teacher)"
-            )
         self.terms = Terms([CrossEntropy()])
         self.student = Player(roles.student)
-        self.texts, self.kept = _rewritten(kind, roles)
+        self.texts, self.kept = _rewritten(kind, one_network(roles.teacher, kind.word), roles)
 
     def schedule(self) -> Iterator[Turn]:
         yield Turn("student", self.update_student)
@@ -54,13 +49,13 @@ class SDFT(Method):
         return {"rewritten": self.kept.float().mean().item()}
 
 
-def _rewritten(kind: SDFTKind, roles: Roles) -> tuple[Batch, Tensor]:
+def _rewritten(kind: SDFTKind, seed: Frozen, roles: Roles) -> tuple[Batch, Tensor]:
     """What the student trains on, and whether each answer was rewritten: the whole source in order."""
     found, kept = [], []
     for batch in roles.everything():
         rng = torch.Generator(batch["index"].device).manual_seed(int(torch.randint(2**31, ())))
         texts, own = rewritten(
-            roles.teacher.network,
+            seed.network,
             batch,
             roles.facts.tokenizer,
             rng,

@@ -30,7 +30,7 @@ class GFL(nn.Module):
             raise StillhouseError(f"network {kind.word!r} finds objects, and the data is for {facts.task}")
         if any(side % kind.stride for side in facts.shape[1:]):
             raise StillhouseError(f"network.stride: {kind.stride} does not divide images of {facts.shape[1:]}")
-        self.classes, self.reach, self.stride = facts.classes, kind.reach, kind.stride
+        self.reach = kind.reach
         strides = [2] * (kind.stride.bit_length() - 1) + [1] * kind.layers
         inside = [facts.shape[0]] + [kind.width] * len(strides)
         self.backbone = nn.Sequential(*(_block(i, kind.width, s) for i, s in zip(inside, strides, strict=False)))
@@ -45,7 +45,7 @@ class GFL(nn.Module):
         edges = self.located(seen).flatten(2).transpose(1, 2).unflatten(2, (4, self.reach + 1))
         places = self._places(seen).expand(len(image), -1, -1)
         units = torch.arange(self.reach + 1, device=image.device, dtype=torch.float32)
-        away = edges.float().softmax(-1) @ units * places[..., 2:].repeat(1, 1, 2)
+        away = (edges.float().softmax(-1) * units).sum(-1) * places[..., 2:].repeat(1, 1, 2)
         at = places[..., :2]
         boxes = torch.cat([at - away[..., :2], at + away[..., 2:]], -1)
         return {"logits": logits, "edges": edges, "places": places, "boxes": boxes}

@@ -43,7 +43,7 @@ class HFDetector(HFKind):
 
 
 class HFAudio(HFKind):
-    """A classifier of raw sound [B, samples], at the rate it was trained on; `data: tensors` gives such arrays."""
+    """A classifier of raw sound [B, samples], at the rate it was trained on: data of kind `audio-folder`."""
 
     kind: Literal["hf-audio"] = "hf-audio"
     builds = "stillhouse.networks.pretrained:hf_audio"

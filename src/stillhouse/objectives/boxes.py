@@ -12,6 +12,12 @@ def from_centre(boxes: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], -1)
 
 
+def to_centre(boxes: Tensor) -> Tensor:
+    """Boxes [..., 4] given by their corners, by centre, width and height."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], -1)
+
+
 def area(boxes: Tensor) -> Tensor:
     """Of boxes [..., 4], [...]; zero where a side is negative."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

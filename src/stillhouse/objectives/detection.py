@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from stillhouse.engine.contracts import IGNORED
 from stillhouse.errors import StillhouseError
-from stillhouse.objectives.boxes import area, generalised_iou, iou
+from stillhouse.objectives.boxes import area, generalised_iou, iou, to_centre
 from stillhouse.objectives.divergences import at_least_fp32, forward_kl
 
 NEAR = 1.5
@@ -148,7 +148,7 @@ def set_detection(
     located = []
     for image, (own, place, known) in enumerate(zip(logits, answered, labels >= 0, strict=True)):
         names, objects = labels[image][known], boxes[image][known]
-        corners = (_centred(place).unsqueeze(1) - _centred(objects)).abs().sum(-1)  # [Q, m]
+        corners = (to_centre(place).unsqueeze(1) - to_centre(objects)).abs().sum(-1)  # [Q, m]
         overlap = 1 - generalised_iou(place.unsqueeze(1), objects)
         costs = corner_weight * corners + overlap_weight * overlap
         rows, columns = _paired(costs - own.softmax(-1)[:, names])
@@ -197,12 +197,6 @@ def _attentions(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     size = x.abs()
     where = (size.mean(1).flatten(1) / temperature).softmax(1) * x.shape[2] * x.shape[3]
     return where.view(len(x), *x.shape[2:]), (size.mean((2, 3)) / temperature).softmax(1) * x.shape[1]
-
-
-def _centred(boxes: Tensor) -> Tensor:
-    """Boxes by centre, width and height."""
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat([(low + high) / 2, high - low], -1)
 
 
 def _paired(costs: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,8 @@ from stillhouse.engine.seeds import seeded
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError
 from stillhouse.networks.kinds import NetworkKind
-from stillhouse.recipe.plan import Builder, Planned, network_of, planned
+from stillhouse.recipe.builder import Builder
+from stillhouse.recipe.plan import Planned, network_of, planned
 from stillhouse.recipe.schema import Recipe
 from stillhouse.views.model import Model
 

@@ -23,8 +23,9 @@ from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import GradientConflict
 from stillhouse.evaluation.statistics import effect
 from stillhouse.kinds import load_plugin
+from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.check import check as preflight
-from stillhouse.recipe.plan import Builder, files_there, planned
+from stillhouse.recipe.plan import files_there, planned
 from stillhouse.recipe.provenance import environment, provenance
 from stillhouse.recipe.schema import Recipe
 from stillhouse.students.save import save_student

@@ -1,4 +1,4 @@
-"""What a recipe may say. Every object here is plain data; `stillhouse.recipe.plan` builds from it.
+"""What a recipe may say. Every object here is plain data; `stillhouse.recipe.builder` builds from it.
 
 Imports no torch: a recipe is checked before anything heavy is loaded.
 """
@@ -17,6 +17,7 @@ from stillhouse.errors import StillhouseError, nearest
 from stillhouse.evaluation import architecture_kinds as _architectures  # noqa: F401  importing registers
 from stillhouse.evaluation import detection_kinds as _detection  # noqa: F401  importing registers
 from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
+from stillhouse.evaluation import generation_kinds as _generation  # noqa: F401  importing registers
 from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
 from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
 from stillhouse.evaluation import segmentation_kinds as _segmentation  # noqa: F401  importing registers

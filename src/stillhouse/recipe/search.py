@@ -31,8 +31,9 @@ from stillhouse.engine.seeds import derive
 from stillhouse.errors import Interrupted, RunFailed, StillhouseError
 from stillhouse.evaluation.kinds import measures
 from stillhouse.networks.kinds import File
-from stillhouse.recipe.choices import Range, SearchSpec
+from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.execute import begin, require_fit, resume
+from stillhouse.recipe.optuna_choices import distribution, optuna_package, param_of, value_of
 from stillhouse.recipe.plan import network_of, planned
 from stillhouse.recipe.provenance import environment
 from stillhouse.recipe.schema import Recipe, TeacherSpec
@@ -111,7 +112,7 @@ def search(
         raise StillhouseError(f"the recipe {recipe.name!r} has no 'search' section: it leaves nothing open to choose")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise StillhouseError("a search runs in one process: start it without torchrun or accelerate")
-    _optuna()
+    optuna_package()
     folder = Path("runs") / f"{recipe.name}-search" if out is None else Path(out)
     spec = recipe.search.model_copy(update={} if trials is None else {"trials": trials})
     recipe = recipe.model_copy(update={"search": spec})
@@ -305,14 +306,14 @@ class _Search:
             sampler = self.spec.sampler if attempt < PROPOSALS else "random"
             study = self._study(number, sampler, derive(self.recipe.seed, "trial", number, attempt) % 2**32)
             drawn = study.ask(self._distributions())
-            choices = {key: _value(self.spec.choices[key], drawn.params[key]) for key in self.spec.choices}
+            choices = {key: value_of(self.spec.choices[key], drawn.params[key]) for key in self.spec.choices}
             if _key(choices) not in tried:
                 return choices
         return None
 
     def _study(self, number: int, sampler: str = "random", seed: int = 0) -> Any:
         """What is known before a trial, as Optuna takes it: of its own part of the search alone."""
-        optuna = _optuna()
+        optuna = optuna_package()
         spread = self._distributions()
         known = [t for t in self.of("done") if self._warm(t.number) == self._warm(number)]
         chosen = optuna.samplers.RandomSampler(seed)
@@ -320,12 +321,12 @@ class _Search:
             chosen = optuna.samplers.TPESampler(n_startup_trials=self.spec.startup, seed=seed)
         study = optuna.create_study(direction="maximize" if self.maximise else "minimize", sampler=chosen)
         for trial in known:
-            params = {key: _param(self.spec.choices[key], value) for key, value in trial.choices.items()}
+            params = {key: param_of(self.spec.choices[key], value) for key, value in trial.choices.items()}
             study.add_trial(optuna.trial.create_trial(params=params, distributions=spread, value=trial.value))
         return study
 
     def _distributions(self) -> dict[str, Any]:
-        return {key: _distribution(values) for key, values in self.spec.choices.items()}
+        return {key: distribution(values) for key, values in self.spec.choices.items()}
 
     # --- what it leaves --------------------------------------------------------------------
 
@@ -335,7 +336,7 @@ class _Search:
         values = {trial.value for trial in study.trials}
         if len(study.trials) < ENOUGH or len(values) < 2 or not self.spec.choices:
             return {}
-        optuna = _optuna()
+        optuna = optuna_package()
         judge = optuna.importance.FanovaImportanceEvaluator(seed=derive(self.recipe.seed, "importance") % 2**32)
         found = optuna.importance.get_param_importances(study, evaluator=judge)
         return {key: float(found[key]) for key in self.spec.choices}
@@ -389,34 +390,5 @@ def _direction(metric: str) -> str:
     return "maximise" if measures()[metric].better == "higher" else "minimise"
 
 
-def _distribution(values: list[Any] | Range) -> Any:
-    """A choice as Optuna takes it; what is in a list as its JSON."""
-    kinds = _optuna().distributions
-    if isinstance(values, list):
-        return kinds.CategoricalDistribution([json.dumps(value) for value in values])
-    whole = isinstance(values.low, int) and isinstance(values.high, int)
-    return (kinds.IntDistribution if whole else kinds.FloatDistribution)(values.low, values.high, log=values.log)
-
-
-def _value(values: list[Any] | Range, param: Any) -> Any:
-    return json.loads(param) if isinstance(values, list) else param
-
-
-def _param(values: list[Any] | Range, value: Any) -> Any:
-    return json.dumps(value) if isinstance(values, list) else value
-
-
 def _key(choices: Mapping[str, Any]) -> str:
     return json.dumps(choices, sort_keys=True)
-
-
-def _optuna() -> Any:
-    """The optuna package. Raises StillhouseError where it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise StillhouseError(
-            f"a search needs the package {error.name!r}, which is not installed: pip install 'stillhouse[search]'"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna

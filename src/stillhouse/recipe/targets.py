@@ -19,8 +19,9 @@ from stillhouse.methods.kinds import MethodKind
 from stillhouse.networks.encoder_kinds import LayersOf
 from stillhouse.networks.kinds import FromStage, Trained
 from stillhouse.objectives.kinds import TermKind
+from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.execute import run_stage
-from stillhouse.recipe.plan import Builder, Planned, planned
+from stillhouse.recipe.plan import Planned, planned
 from stillhouse.recipe.schema import Recipe, TeacherSpec
 from stillhouse.store.build import build_store
 from stillhouse.store.layout import Dense, Layout, TopK

@@ -79,7 +79,7 @@ def fewer(kind: Fewer) -> Data:
         return _some(labels, kind.limit, kind.seed)
 
     data: Data = kind.of.build()
-    return _fewer_texts(data, kind) if data.facts.task == "tagging" else _fewer_rows(kind, kept)
+    return _fewer_texts(data, kind) if data.facts.task == "tagging" else _fewer_rows(kind, kept, data)
 
 
 def grouped(kind: Grouped) -> Data:
@@ -140,16 +140,17 @@ def labels_of(source: Source) -> Tensor:
     return torch.cat(found)
 
 
-def classified(kind: AlteredKind) -> Data:
-    """The data that is altered. Raises StillhouseError where it is no classification."""
-    data: Data = kind.of.build()
+def classified(kind: AlteredKind, data: Data | None = None) -> Data:
+    """The data that is altered (None: not built yet). Raises StillhouseError where it is no classification."""
+    data = data or kind.of.build()
+    assert data is not None
     if data.facts.task != "classification":
         raise StillhouseError(f"data of kind {kind.word!r} is made of classified examples, not of {data.facts.task}")
     return data
 
 
-def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor]) -> Data:
-    data = classified(kind)
+def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor], data: Data | None = None) -> Data:
+    data = classified(kind, data)
     labels = labels_of(data.train)
     rows = kept(labels, data.facts.classes)
     if not len(rows):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,18 +34,19 @@ class Boxed:
     """A `Source` over images [N, C, H, W] with `labels` [N, M] and `boxes` [N, M, 4] as the contracts say.
 
     Args:
+        content: a hash of all of them.
         rows: [n] those that are served, in order.
         flip: with a generator, every second image on average is mirrored, its boxes with it.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, boxes: Tensor, *, rows: Tensor, fingerprint: str, flip: bool = False
+        self, images: Tensor, labels: Tensor, boxes: Tensor, content: str, *, rows: Tensor, flip: bool = False
     ) -> None:
-        self.source = ImageArray(images, labels, rows=rows, fingerprint=fingerprint)
+        self.fingerprint = hashlib.sha256(content.encode() + rows.numpy().tobytes()).hexdigest()
+        self.source = ImageArray(images, labels, rows=rows, fingerprint=self.fingerprint)
         self.boxes = boxes[rows]
         self.augments = flip
         self.plain_with = "data.flip=false"
-        self.fingerprint = fingerprint
 
     def __len__(self) -> int:
         return len(self.source)
@@ -79,8 +81,7 @@ def scattered(kind: Scattered) -> Data:
         whole = source.fetch(torch.arange(len(source)), None)
         pages = [_page(kind, whole["image"], whole["labels"], rng) for _ in range(count)]
         images, labels, boxes = (torch.stack(side) for side in zip(*pages, strict=True))
-        told = hashlib.sha256(f"{source.fingerprint} {words} {number} {count}".encode()).hexdigest()
-        return Boxed(images, labels, boxes, rows=torch.arange(count), fingerprint=told)
+        return Boxed(images, labels, boxes, f"{source.fingerprint} {words} {number}", rows=torch.arange(count))
 
     facts = Facts(
         task="detection",
@@ -101,27 +102,19 @@ def coco(kind: Coco) -> Data:
     """See `Coco`. Raises StillhouseError for files that are not there or not of the format, an annotation of an image
     or a category there is not, and as `decode_files` does."""
     own = _read(kind.images, kind.annotations)
-    names = own.names
-    images, labels, boxes, content = _decoded(own, kind)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
+    whole = test = _decoded(own, kind)
+    order = torch.randperm(len(own.files), generator=torch.Generator().manual_seed(SEED))
     if kind.test_images is None or kind.test_annotations is None:
-        tested, rest = _cut(order, kind.test)
-        test = images, labels, boxes, content
+        tested, order = _cut(order, kind.test)
     else:
         other = _read(kind.test_images, kind.test_annotations)
-        if other.names != names:
+        if other.names != own.names:
             raise StillhouseError(f"{kind.annotations} and {kind.test_annotations} name other categories")
-        test, rest = _decoded(other, kind), order
-        tested = torch.arange(len(test[0]))
-    held_out, kept = _cut(rest, kind.validation)
-
-    def served(part: tuple[Tensor, Tensor, Tensor, str], rows: Tensor, flip: bool = False) -> Boxed:
-        told = hashlib.sha256(part[3].encode() + rows.numpy().tobytes()).hexdigest()
-        return Boxed(*part[:3], rows=rows, fingerprint=told, flip=flip)
-
-    mine = (images, labels, boxes, content)
-    facts = Facts("detection", tuple(images.shape[1:]), classes=len(names), names=names)
-    return Data(served(mine, kept, kind.flip), served(mine, held_out), served(test, tested), facts)
+        test, tested = _decoded(other, kind), torch.arange(len(other.files))
+    held_out, kept = _cut(order, kind.validation)
+    facts = Facts("detection", tuple(whole[0].shape[1:]), classes=len(own.names), names=own.names)
+    train = Boxed(*whole, rows=kept, flip=kind.flip)
+    return Data(train, Boxed(*whole, rows=held_out), Boxed(*test, rows=tested), facts)
 
 
 def _page(kind: Scattered, images: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,6 +195,8 @@ def _read(images: str, annotations: str) -> _Annotated:
 
 def _decoded(told: _Annotated, kind: Coco) -> tuple[Tensor, Tensor, Tensor, str]:
     """Images, labels [N, M], boxes [N, M, 4] in shares of the middle square, and a hash of all."""
+    for file, size in zip(told.files, told.sizes, strict=True):
+        _has_size(file, size)
     found = decode_files(told.files, [0] * len(told.files), size=kind.size, mode="L" if kind.grey else "RGB")
     seen = [_in_square(size, objects) for size, objects in zip(told.sizes, told.objects, strict=True)]
     most = max(1, *(len(one) for one in seen))
@@ -209,8 +204,22 @@ def _decoded(told: _Annotated, kind: Coco) -> tuple[Tensor, Tensor, Tensor, str]
     for row, objects in enumerate(seen):
         for place, (label, box) in enumerate(objects):
             labels[row, place], boxes[row, place] = label, torch.tensor(box)
-    told_too = hashlib.sha256(found.fingerprint.encode() + labels.numpy().tobytes() + boxes.numpy().tobytes())
-    return found.images, labels, boxes, told_too.hexdigest()
+    content = hashlib.sha256(found.fingerprint.encode() + labels.numpy().tobytes() + boxes.numpy().tobytes())
+    return found.images, labels, boxes, content.hexdigest()
+
+
+def _has_size(file: Path, size: tuple[int, int]) -> None:
+    """Raises StillhouseError for an image of another size than its boxes were drawn on, which would move them all."""
+    try:
+        with Image.open(file) as picture:
+            found = picture.size
+    except (UnidentifiedImageError, OSError) as error:
+        raise StillhouseError(f"{file}: the image cannot be decoded ({error})") from error
+    if found != size:
+        raise StillhouseError(
+            f"{file} is {found[0]} x {found[1]} pixels, and the annotations are of {size[0]} x {size[1]}: its boxes "
+            "would not fit"
+        )
 
 
 def _in_square(size: tuple[int, int], objects: list[tuple[int, list[float]]]) -> list[tuple[int, list[float]]]:

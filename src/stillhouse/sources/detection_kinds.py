@@ -15,7 +15,7 @@ Count = Annotated[int, Field(gt=0)]
 class Scattered(AlteredKind):
     """Pages with several images of a labelled data set at random places and sizes: their classes and boxes are asked.
 
-    A page is made of images of one split. Images brighter than the page cover it.
+    A page is made of images of one split. Where two meet, and on the black of the page, the brighter pixel is seen.
     """
 
     kind: Literal["scattered"] = "scattered"
