@@ -1,6 +1,6 @@
 """Side by side with torchdistill: loss values on the same tensors, seconds a step, accuracy after the same steps.
 
-    python benchmarks/torchdistill.py --root DATA [--parts values,documented,training] [--methods kd,at] [--steps 50]
+    python benchmarks/torchdistill.py --root DATA [--parts values,documented,training,whole] [--methods kd,at]
 
 DATA is a folder with cifar10/*.parquet and weights/cifar10_resnet{20,56}.safetensors. torchdistill is never imported
 here: it runs in a process of its own, in an environment of its own (not part of the repository), made by
@@ -8,8 +8,9 @@ here: it runs in a process of its own, in an environment of its own (not part of
     python -m venv benchmarks/peers/torchdistill
     benchmarks/peers/torchdistill/bin/pip install torch==2.13.0 torchdistill==1.1.5 torchvision==0.28.0 pydantic pillow
 
-ResNet-56 to ResNet-20, both this project's own classes on both sides, from the given weights; the train-only parts from
-the same random ones; the same finished batches in the same order, SGD with a cosine schedule, the teacher in eval mode.
+ResNet-56 to ResNet-20, both this project's own classes on both sides, from the given weights (`training`: 50 steps) or
+with a student from random ones (`whole`: 1,000 steps, none of the time measured); the train-only parts from the same
+random ones; the same finished batches in the same order, SGD with a cosine schedule, the teacher in eval mode.
 The two sides take turns, a block of steps at a time, in one thread each. Ours is timed with drawing and augmenting the
 batch and with the engine's logging; theirs is handed normalised batches (and CRD's negatives) and is timed without.
 Results are kept by method in benchmarks/results/torchdistill.json; benchmarks/torchdistill_page.py makes the page.
@@ -27,6 +28,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,8 @@ from stillhouse.views.model import Model
 HERE = Path(__file__).parent
 PEER = HERE / "peers" / "torchdistill" / "bin" / "python"
 FILE = RESULTS / "torchdistill.json"
-BATCH, BLOCK, SEED, TESTED, NEGATIVES = 32, 5, 0, 2000, 4096
-LR, MOMENTUM, DECAY = 0.002, 0.9, 5e-4
+BATCH, BLOCK, SEED, NEGATIVES = 32, 5, 0, 4096
+MOMENTUM, DECAY = 0.9, 5e-4
 STAGES = ["layer1", "layer2", "layer3"]
 WIDTHS = {"layer1": 16, "layer2": 32, "layer3": 64}
 SIZES = {"layer1": 32, "layer2": 16, "layer3": 8}
@@ -452,10 +454,25 @@ SIDES = {"student": 20, "teacher": 56}
 GIVEN = {side: f"weights/cifar10_resnet{depth}.safetensors" for side, depth in SIDES.items()}
 
 
-def network(data: Data, depth: int, weights: str) -> Model:
-    """One of the two networks with the weights in a file."""
+@dataclass(frozen=True)
+class Budget:
+    """What a training takes, where its student starts (None: random weights), and the test images it is measured on."""
+
+    steps: int
+    lr: float
+    student: str | None
+    tested: int
+
+
+BUDGETS = {"training": Budget(50, 0.002, GIVEN["student"], 2000), "whole": Budget(1000, 0.05, None, 5000)}
+
+
+def network(data: Data, depth: int, weights: str | None) -> Model:
+    """One of the two networks with the weights in a file, or random ones, the same at every call."""
+    torch.manual_seed(SEED)
     net = ResNet(depth=depth).build(data.facts)
-    net.load_state_dict(load_weights(File(path=weights)))
+    if weights is not None:
+        net.load_state_dict(load_weights(File(path=weights)))
     return Model(net, ImageView(VIEW))
 
 
@@ -473,14 +490,14 @@ class Totals(Listener):
 class Ours:
     """The engine's loop on one case, a few steps at a time."""
 
-    def __init__(self, data: Data, terms: list[dict[str, Any]], steps: int, folder: Path) -> None:
-        self.student = network(data, SIDES["student"], GIVEN["student"])
+    def __init__(self, data: Data, terms: list[dict[str, Any]], budget: Budget, folder: Path) -> None:
+        self.student = network(data, SIDES["student"], budget.student)
         self.teacher = Frozen(network(data, SIDES["teacher"], GIVEN["teacher"]))
         example = data.train.fetch(torch.arange(4), None)
         roles = Roles(self.student, self.teacher, data.facts, example)
         self.method = Match.model_validate({"terms": terms}).build(roles)
-        optimizer = SGD(lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
-        settings = Train(steps=steps, batch_size=BATCH, optimizer=optimizer, log_every=1)
+        optimizer = SGD(lr=budget.lr, momentum=MOMENTUM, weight_decay=DECAY)
+        settings = Train(steps=budget.steps, batch_size=BATCH, optimizer=optimizer, log_every=1)
         self.totals = Totals()
         stage = Stage("student", self.method, data.train, settings)
         self.loop = Loop(
@@ -518,16 +535,16 @@ def save_batches(data: Data, steps: int, file: Path) -> None:
     )
 
 
-def config(steps: int) -> dict[str, Any]:
+def config(budget: Budget) -> dict[str, Any]:
     """torchdistill's optimizer and schedule: ours, in its words."""
     return {
         "num_epochs": 1,
-        "optimizer": {"key": "SGD", "kwargs": {"lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}},
-        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": steps}, "scheduling_step": 1},
+        "optimizer": {"key": "SGD", "kwargs": {"lr": budget.lr, "momentum": MOMENTUM, "weight_decay": DECAY}},
+        "scheduler": {"key": "CosineAnnealingLR", "kwargs": {"T_max": budget.steps}, "scheduling_step": 1},
     }
 
 
-def build_theirs(peer: Peer, method: str, case: dict[str, Any], ours: Ours, steps: int, folder: Path) -> None:
+def build_theirs(peer: Peer, method: str, case: dict[str, Any], ours: Ours, budget: Budget, folder: Path) -> None:
     """The same student, teacher and parts on the other side."""
     parts = their_parts(method, dict(ours.method.student.parts.items()))  # type: ignore[attr-defined]
     state = {
@@ -538,27 +555,27 @@ def build_theirs(peer: Peer, method: str, case: dict[str, Any], ours: Ours, step
     torch.save(state, folder / "weights.pt")
     peer.ask("seed", seed=SEED)
     files = {"weights": folder / "weights.pt", "batches": folder / "batches.pt"}
-    peer.ask("build", case=case, config=config(steps), **files)
+    peer.ask("build", case=case, config=config(budget), **files)
 
 
-def training(peer: Peer, data: Data, method: str, steps: int, folder: Path) -> dict[str, Any]:
+def training(peer: Peer, data: Data, method: str, budget: Budget, folder: Path) -> dict[str, Any]:
     """Both sides' time a step, losses, accuracy, and whether the teacher was changed."""
     terms, case = cases(len(data.train))[method]
-    ours = Ours(data, terms, steps, folder / method)
+    ours = Ours(data, terms, budget, folder / f"{method}-{budget.steps}")
     before = content(ours.teacher.network.state_dict())
-    build_theirs(peer, method, case, ours, steps, folder)
+    build_theirs(peer, method, case, ours, budget, folder)
     blocks = {"ours": [], "theirs": []}
-    for number in range(steps // BLOCK):
+    for number in range(budget.steps // BLOCK):
         turns = [("ours", lambda: ours.steps(BLOCK)), ("theirs", lambda: peer.ask("steps", count=BLOCK))]
         for name, take in turns if number % 2 == 0 else reversed(turns):
             blocks[name].append(take())
     peer.ask("finish", out=folder / "finished.pt")
     finished = torch.load(folder / "finished.pt")
-    other = network(data, SIDES["student"], GIVEN["student"])
+    other = network(data, SIDES["student"], budget.student)
     other.network.load_state_dict(finished["student"])
-    right = {"ours": answers(ours.student, data), "theirs": answers(other, data)}
+    right = {"ours": answers(ours.student, data, budget.tested), "theirs": answers(other, data, budget.tested)}
     return {
-        "steps": steps,
+        "steps": budget.steps,
         **{clock: speed(blocks, clock) for clock in ("seconds", "processor")},
         **trajectories({name: [loss for block in taken for loss in block["losses"]] for name, taken in blocks.items()}),
         **accuracies(right["ours"], right["theirs"]),
@@ -607,11 +624,11 @@ def accuracies(ours: Tensor, other: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def answers(model: Model, data: Data) -> Tensor:
+def answers(model: Model, data: Data, tested: int) -> Tensor:
     """Which of the first test images a student gets right, as zeros and ones."""
     model.eval()
     right = []
-    for start in range(0, TESTED, 250):
+    for start in range(0, tested, 250):
         batch = data.test.fetch(torch.arange(start, start + 250), None)
         right.append(model.signals(batch)["logits"].argmax(1) == batch["labels"])
     return torch.cat(right).double()
@@ -628,20 +645,20 @@ def content(state: Mapping[str, Tensor]) -> str:
 def documented(peer: Peer, data: Data, folder: Path) -> dict[str, Any]:
     """What torchdistill's documented example does to the teacher, which it leaves as it was built: in training mode."""
     terms, case = cases(len(data.train))["kd"]
-    steps = 20
-    ours = Ours(data, terms, steps, folder / "documented")
-    before = answers(ours.teacher, data)
-    build_theirs(peer, "kd", case | {"as_documented": True}, ours, steps, folder)
-    peer.ask("steps", count=steps)
+    budget = replace(BUDGETS["training"], steps=20)
+    ours = Ours(data, terms, budget, folder / "documented")
+    before = answers(ours.teacher, data, budget.tested)
+    build_theirs(peer, "kd", case | {"as_documented": True}, ours, budget, folder)
+    peer.ask("steps", count=budget.steps)
     peer.ask("finish", out=folder / "finished.pt")
     after = network(data, SIDES["teacher"], GIVEN["teacher"])
     after.network.load_state_dict(torch.load(folder / "finished.pt")["teacher"])
     state, was = after.network.state_dict(), ours.teacher.network.state_dict()
     moved = [name for name in state if not torch.equal(state[name], was[name])]
     return {
-        "steps": steps,
+        "steps": budget.steps,
         "teacher_accuracy_before": float(before.mean()),
-        "teacher_accuracy_after": float(answers(after, data).mean()),
+        "teacher_accuracy_after": float(answers(after, data, budget.tested).mean()),
         "tensors_changed": len(moved),
         "tensors": len(state),
         "parameters_changed": len(set(moved) & {name for name, _ in after.network.named_parameters()}),
@@ -683,6 +700,14 @@ class Peer:
         self.process.wait()
 
 
+def start(data: Data, budget: Budget) -> dict[str, Any]:
+    """What the page says of a budget, with the accuracy of the networks before it."""
+    given = {"student": budget.student, "teacher": GIVEN["teacher"]}
+    found = {side: answers(network(data, SIDES[side], file), data, budget.tested) for side, file in given.items()}
+    accuracy = {f"{side}_accuracy": float(right.mean()) for side, right in found.items()}
+    return {"batch": BATCH, "lr": budget.lr, "tested": budget.tested, "negatives": NEGATIVES, **accuracy}
+
+
 def keep(part: str, name: str | None, result: Any) -> None:
     """Add a result to the file, beside what is there."""
     held = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -698,9 +723,8 @@ def keep(part: str, name: str | None, result: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True)
-    parser.add_argument("--parts", default="values,documented,training")
+    parser.add_argument("--parts", default="values,documented,training,whole")
     parser.add_argument("--methods", default=None)
-    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--peer", type=Path, default=PEER)
     options = parser.parse_args()
     set_root(options.root)
@@ -711,15 +735,15 @@ def main() -> None:
         folder = Path(made)
         if "values" in options.parts:
             keep("values", None, values(peer, data, folder))
-        save_batches(data, options.steps, folder / "batches.pt")
+        save_batches(data, max(budget.steps for budget in BUDGETS.values()), folder / "batches.pt")
         if "documented" in options.parts:
             keep("documented", None, documented(peer, data, folder))
-        if "training" in options.parts:
-            begun = {side: answers(network(data, depth, GIVEN[side]), data) for side, depth in SIDES.items()}
-            accuracy = {f"{side}_accuracy": float(right.mean()) for side, right in begun.items()}
-            keep("start", None, {"batch": BATCH, "lr": LR, "tested": TESTED, "negatives": NEGATIVES, **accuracy})
+        for part, budget in BUDGETS.items():
+            if part not in options.parts:
+                continue
+            keep("start", part, start(data, budget))
             for method in (options.methods or ",".join(cases(1))).split(","):
-                keep("training", method, training(peer, data, method, options.steps, folder))
+                keep(part, method, training(peer, data, method, budget, folder))
     peer.close()
 
 

@@ -18,6 +18,7 @@ from stillhouse.methods.self_kinds import SDFT
 from stillhouse.sources.instructions import KNOWN
 from stillhouse.sources.made_kinds import Instructions
 from stillhouse.sources.rewriting import prompt_length, rewritten, same_answers
+from stillhouse.teachers.frozen import Frozen
 from stillhouse.views.model import Model
 from stillhouse.views.tokens import TokenView
 
@@ -130,7 +131,7 @@ def test_the_student_learns_the_rewritten_answer_and_the_gold_one_where_there_is
     batch = data.train.fetch(torch.arange(12), None)
     plain = [text.split("RESULT : ")[1][:9].replace(" ,", "").lower() for text in texts(data, batch)]
     answers = [f"the answer is {p} <|endoftext|>" if row % 3 else "the <|endoftext|>" for row, p in enumerate(plain)]
-    seed = Model(scribe(data, batch, answers), TokenView())
+    seed = Frozen(Model(scribe(data, batch, answers), TokenView()))
     fluent = {
         tuple(row[: prompt_length(batch)]): ids(data, a)
         for row, a in zip(batch["input_ids"].tolist(), answers, strict=True)
@@ -149,7 +150,7 @@ def test_the_student_learns_the_rewritten_answer_and_the_gold_one_where_there_is
 def test_without_a_seed_model_it_says_what_to_do() -> None:
     data = NEW.build()
     student = Model(Scribe(data, {}), TokenView())
-    with pytest.raises(StillhouseError, match=r"student.weights: teacher"):
+    with pytest.raises(StillhouseError, match="name it under 'teacher'"):
         SDFT(answer=ANSWER, length=9).build(Roles(student, None, data.facts, data.train.fetch(torch.arange(2), None)))
 
 
