@@ -95,7 +95,7 @@ training. Target: ours within it or better.
 WHOLE = """## A training from random weights: {steps} steps
 
 The student starts from random weights, the same on both sides: {steps} steps of batch {batch} of SGD (learning rate
-{lr}, cosine), {images:,} images with the terms' weights of the steps above, one seed, {tested:,} test images. It is short of
+{lr}, cosine), {images:,} images with the weights of terms as above, one seed, {tested:,} test images. It is short of
 convergence by far, and long enough for what differs to show: the runs part by rounding within some dozen steps even
 where the formulas agree, so the interval, which leaves out the luck of training, is too narrow. The methods
 whose formulas or parts differ were run first. Target: ours within noise or better.

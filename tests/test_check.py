@@ -100,6 +100,39 @@ def test_what_cannot_be_measured_is_told_before_training(metric: str, said: str)
     assert (f"evaluate: {metric}: {said}" in errors(report)) if said else report.passed
 
 
+def test_a_metric_that_does_not_fit_the_images_is_told_before_training():
+    report = check(recipe(evaluate=["accuracy", {"kind": "patch-shuffle", "patch": 3}]))
+    assert "evaluate: patch-shuffle: patch-shuffle: inputs [1, 8, 8] do not split" in errors(report)
+    assert ("ok", "measured on 32", "accuracy") in [(f.level, f.what, f.told) for f in report.findings]
+
+
+def test_a_teacher_that_answers_something_else_is_told_before_training():
+    """Features alone are taught, so every step of training works, and measuring the teacher's tags would not."""
+    words = {"kind": "bert", "width": 8, "layers": 1, "heads": 2}
+    hidden = {"signal": "features.bert.encoder.layer.0.output", "by": "mse"}
+    report = check(
+        recipe(
+            data={"kind": "python-names", "vocabulary": 300, "block": 16},
+            teacher={"network": words | {"head": "masked-lm"}},
+            student={"network": words | {"head": "tokens"}},
+            method={"kind": "match", "terms": [hidden, LABELS]},
+            evaluate=["tags"],
+        )
+    )
+    assert all(not f.what.startswith(("student", "control")) for f in report.findings if f.level == "error")
+    assert "evaluate: tags: measuring teacher failed with " in errors(report)
+
+
+def test_too_few_examples_for_a_metric_are_no_error_where_the_split_has_more(monkeypatch: pytest.MonkeyPatch):
+    few = {"kind": "group-accuracy", "head": [0, 1, 2], "tail": [9]}
+    source = recipe().data.build().test
+    labels = source.fetch(torch.arange(len(source)), None)["labels"]
+    monkeypatch.setattr(preflight, "MEASURED", int((labels == 9).nonzero()[0]))
+    report = check(recipe(evaluate=[few]))
+    assert report.passed, report.table()
+    assert not any("group-accuracy" in f.told for f in report.findings)
+
+
 def test_a_failure_of_the_first_step_is_told_with_what_failed():
     report = check(recipe(method={"kind": "gkd"}))
     assert "student: the first step failed with KeyError: 'input_ids'" in errors(report)

@@ -13,6 +13,10 @@ class StillhouseError(Exception):
     exit_code = 2
 
 
+class NothingToMeasure(StillhouseError):
+    """The examples hold nothing, or too little, of what is measured; more of them may."""
+
+
 class RunFailed(StillhouseError):
     """The input was right and the run failed all the same (a loss that is not finite, a full disk)."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stillhouse.engine.contracts import Batch, Source
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
 
 
@@ -76,7 +76,7 @@ def everything(arm: Arm, context: Context) -> Answers:
 
 def _ask(arm: Arm, context: Context) -> Answers:
     if len(context.source) == 0:
-        raise StillhouseError(f"there is nothing to measure {arm.name} on: the split is empty")
+        raise NothingToMeasure(f"there is nothing to measure {arm.name} on: the split is empty")
     logits, labels = [], []
     with measuring(arm.model):
         for batch in batches(context.source, context.batch_size, context.device):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
 from stillhouse.evaluation.answers import Answers, answers, batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import (
@@ -56,7 +56,7 @@ def group_accuracy(kind: GroupAccuracy, arm: Arm, context: Context) -> Findings:
     for name, classes in {"head_accuracy": kind.head, "tail_accuracy": kind.tail}.items():
         chosen = torch.isin(found.labels, torch.tensor(classes))
         if not chosen.any():
-            raise StillhouseError(f"group-accuracy: no example is of the classes {classes}")
+            raise NothingToMeasure(f"group-accuracy: no example is of the classes {classes}")
         metrics[name] = found.right[chosen].double().mean().item()
     return Findings(metrics=metrics)
 

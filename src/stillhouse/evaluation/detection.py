@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.detection_kinds import DetectionScore
 from stillhouse.evaluation.findings import Arm, Context, Findings
@@ -41,7 +41,7 @@ def detection(kind: DetectionScore, arm: Arm, context: Context) -> Findings:
     """
     true = _true(context)
     if not true:
-        raise StillhouseError("no image of the measured split has an object")
+        raise NothingToMeasure("no image of the measured split has an object")
     found = _finds(kind, arm, context)
     precision = _precision(true, found, context)  # [IoU thresholds, classes], -1 where a class does not occur
     each = {"box_ap": precision, "box_ap50": precision[:1], "box_ap75": precision[5:6]}

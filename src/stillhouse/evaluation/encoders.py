@@ -7,7 +7,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.encoder_kinds import MaskedTokens, Ranking, Similarity
 from stillhouse.evaluation.findings import Arm, Context, Findings
@@ -33,7 +33,7 @@ def masked_tokens(kind: MaskedTokens, arm: Arm, context: Context) -> Findings:
         count += int(where.sum())
         by_text += (-values.double().masked_fill(~where, 0).sum(1) / where.sum(1).clamp(min=1)).tolist()
     if count == 0:
-        raise StillhouseError(f"there is nothing to measure {arm.name} on: no token of the split is masked")
+        raise NothingToMeasure(f"there is nothing to measure {arm.name} on: no token of the split is masked")
     mean = torch.tensor(total / count, dtype=torch.float64)
     metrics = {"masked_accuracy": right / count, "masked_perplexity": mean.exp().item()}
     return Findings(metrics=metrics | {"masked_nll": sum(by_text) / len(by_text)}, per_example={"masked_nll": by_text})
@@ -51,7 +51,7 @@ def similarity(kind: Similarity, arm: Arm, context: Context) -> Findings:
         raise StillhouseError("similarity is measured against a teacher, and this run has none: leave it out")
     count = len(context.source)
     if count < 2:
-        raise StillhouseError(f"there is nothing to measure {arm.name} on: similarity needs two texts at least")
+        raise NothingToMeasure(f"there is nothing to measure {arm.name} on: similarity needs two texts at least")
     rng = torch.Generator().manual_seed(0)
     first = torch.randint(count, (kind.pairs,), generator=rng)
     second = (first + torch.randint(1, count, (kind.pairs,), generator=rng)) % count
@@ -72,7 +72,7 @@ def ranking(kind: Ranking, arm: Arm, context: Context) -> Findings:
     """
     count = len(context.source)
     if count <= kind.nearest:
-        raise StillhouseError(
+        raise NothingToMeasure(
             f"ranking asks for the {kind.nearest} nearest of the other texts, and the split has {count} texts"
         )
     found: dict[str, list[float]] = {}

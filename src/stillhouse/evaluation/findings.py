@@ -8,6 +8,7 @@ from typing import Any
 
 from stillhouse.engine.contracts import Data, Source
 from stillhouse.errors import StillhouseError
+from stillhouse.evaluation.kinds import MetricKind
 from stillhouse.views.model import Model
 
 
@@ -65,3 +66,17 @@ class Findings:
         self.metrics |= other.metrics
         self.figures += other.figures
         self.per_example |= other.per_example
+
+
+def measured(kind: MetricKind, arm: Arm, context: Context) -> Findings:
+    """What a kind of measurement finds of an arm.
+
+    Raises StillhouseError where it gives a metric that the kind does not register under `gives`.
+    """
+    found: Findings = kind.build(arm, context)
+    if nameless := sorted(found.metrics.keys() - kind.gives.keys()):
+        raise StillhouseError(
+            f"the metric kind {kind.word!r} gives {', '.join(nameless)} and does not say how it is read: "
+            f"add it to `gives` of {type(kind).__name__}"
+        )
+    return found

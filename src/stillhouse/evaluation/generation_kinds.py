@@ -25,6 +25,7 @@ class TeacherJudged(MetricKind):
     """The arm's own samples, scored by the teacher and by itself; the gap between the two is the reverse KL."""
 
     kind: Literal["teacher-judged"] = "teacher-judged"
+    rehearsed = False
     task = "language"
     needs_teacher = True
     builds = "stillhouse.evaluation.language:teacher_judged"
@@ -52,6 +53,7 @@ class Frechet(MetricKind):
     """
 
     kind: Literal["frechet"] = "frechet"
+    rehearsed = False
     task = "generation"
     builds = "stillhouse.evaluation.generation:frechet"
     gives: ClassVar[dict[str, Measure]] = {
@@ -68,6 +70,7 @@ class SamplingCost(MetricKind):
     """Network calls and milliseconds that one generated image takes."""
 
     kind: Literal["sampling-cost"] = "sampling-cost"
+    rehearsed = False
     task = "generation"
     builds = "stillhouse.evaluation.generation:sampling_cost"
     gives: ClassVar[dict[str, Measure]] = {

@@ -46,6 +46,8 @@ class MetricKind(Kind):
     """What an arm has to do to be measured so; None: anything."""
     needs_teacher: ClassVar[bool] = False
     """Whether it measures against a teacher that can be run."""
+    rehearsed: ClassVar[bool] = True
+    """Whether the preflight tries it on a few examples; not where that takes as long as the measurement."""
 
 
 class Accuracy(MetricKind):
@@ -117,6 +119,7 @@ class TeacherStddev(MetricKind):
     """
 
     kind: Literal["teacher-stddev"] = "teacher-stddev"
+    rehearsed = False
     task = "classification"
     needs_teacher = True
     builds = "stillhouse.evaluation.augmentation:teacher_stddev"
@@ -175,6 +178,7 @@ class LinearProbe(Features):
     """Accuracy of a logistic regression on the features (Alain & Bengio 2017, arXiv:1610.01644)."""
 
     kind: Literal["linear-probe"] = "linear-probe"
+    rehearsed = False
     task = "classification"
     builds = "stillhouse.evaluation.representation:linear_probe"
     gives: ClassVar[dict[str, Measure]] = {"probe_accuracy": Measure("accuracy of a linear probe", "higher", "share")}
@@ -318,6 +322,7 @@ class Cost(MetricKind):
     """Parameters, floating-point operations (a multiply-add is two) and milliseconds an example."""
 
     kind: Literal["cost"] = "cost"
+    rehearsed = False
     builds = "stillhouse.evaluation.cost:cost"
     gives: ClassVar[dict[str, Measure]] = {
         "parameters": Measure("parameters", "lower", "count", cost=True),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillhouse.engine.contracts import Batch, Data
 from stillhouse.engine.seeds import derive
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.generation_kinds import Perplexity, TeacherJudged
@@ -51,7 +51,7 @@ def perplexity(kind: Perplexity, arm: Arm, context: Context) -> Findings:
         count += int(scored.where.sum())
         by_text += (-scored.by_text).tolist()
     if count == 0:
-        raise StillhouseError(f"there is nothing to measure {arm.name} on: the split has no labelled token")
+        raise NothingToMeasure(f"there is nothing to measure {arm.name} on: the split has no labelled token")
     mean = torch.tensor(total / count, dtype=torch.float64)
     return Findings(
         metrics={"perplexity": mean.exp().item(), "text_nll": sum(by_text) / len(by_text)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure
 from stillhouse.evaluation.answers import everything
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.multi_label_kinds import MultiLabel
@@ -21,7 +21,7 @@ def multi_label(kind: MultiLabel, arm: Arm, context: Context) -> Findings:
     logits, labels = answered.logits, answered.labels > 0.5
     there = labels.any(0)
     if not there.any():
-        raise StillhouseError("no label occurs in the measured split: there is nothing to find")
+        raise NothingToMeasure("no label occurs in the measured split: there is nothing to find")
     guesses = logits > 0  # probability above 1/2
     found = Findings(
         metrics={

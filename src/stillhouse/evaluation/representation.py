@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stillhouse.engine.contracts import Source
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.kinds import KNN, AttentionDistance, LinearProbe, ProbeTasks
@@ -61,7 +61,7 @@ def probe_tasks(kind: ProbeTasks, arm: Arm, context: Context) -> Findings:
     for task in kind.tasks:
         known, asked = torch.isin(labels, torch.tensor(task)), torch.isin(true, torch.tensor(task))
         if labels[known].unique().numel() < 2 or not asked.any():
-            raise StillhouseError(f"probe-tasks: the data has too few examples of the classes {task}")
+            raise NothingToMeasure(f"probe-tasks: the data has too few examples of the classes {task}")
         probe = _probe(seen[known], labels[known], kind.inverse_penalty)
         shares.append((torch.from_numpy(probe.predict(found[asked].numpy())) == true[asked]).double().mean().item())
     return Findings(metrics={"probe_mean": sum(shares) / len(shares), "probe_worst": min(shares)})

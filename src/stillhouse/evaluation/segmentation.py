@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.places import place_answers, share
 from stillhouse.evaluation.segmentation_kinds import SegmentationScore
@@ -20,7 +20,7 @@ def segmentation(kind: SegmentationScore, arm: Arm, context: Context) -> Finding
     guesses, labels = place_answers(arm, context)  # [N, H, W] each
     counts = labels >= 0
     if not counts.any():
-        raise StillhouseError("no pixel of the measured split has a label")
+        raise NothingToMeasure("no pixel of the measured split has a label")
     classes = context.data.facts.classes
     pairs = torch.bincount(labels[counts] * classes + guesses[counts], minlength=classes**2).view(classes, classes)
     both = pairs.diagonal().double()

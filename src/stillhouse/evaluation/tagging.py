@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure
 from stillhouse.evaluation.encoder_kinds import Tags
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.places import place_answers, share
@@ -27,7 +27,7 @@ def tags(kind: Tags, arm: Arm, context: Context) -> Findings:
     guesses, labels = place_answers(arm, context)
     counts = labels >= 0
     if not counts.any():
-        raise StillhouseError(f"there is nothing to measure {arm.name} on: no word of the split has a tag")
+        raise NothingToMeasure(f"there is nothing to measure {arm.name} on: no word of the split has a tag")
     names = context.data.facts.names
     pairs = torch.bincount(labels[counts] * len(names) + guesses[counts], minlength=len(names) ** 2)
     pairs = pairs.view(len(names), len(names)).double()

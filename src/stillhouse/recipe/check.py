@@ -2,6 +2,7 @@
 
 Sizes are read off networks built on the meta device; if they fit, every stage is built for real and
 rehearsed: each turn of its method runs once on one real batch, forward and backward, with no update.
+Then every arm is measured on a few examples, where that is quickly done.
 Models that the run would train first take part with random weights.
 """
 
@@ -19,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stillhouse.engine.contracts import Batch, Data, Stage
+from stillhouse.engine.contracts import Batch, Data, Source, Stage
 from stillhouse.engine.loader import Loader
 from stillhouse.engine.process import Process
 from stillhouse.engine.reduction import counted, gradients, means, summed
 from stillhouse.engine.seeds import seeded
 from stillhouse.engine.settings import Train
-from stillhouse.errors import StillhouseError
+from stillhouse.errors import NothingToMeasure, StillhouseError
+from stillhouse.evaluation.findings import Context, measured
 from stillhouse.networks.kinds import NetworkKind
 from stillhouse.recipe.builder import Builder
 from stillhouse.recipe.plan import Planned, network_of, planned
@@ -35,8 +37,12 @@ from stillhouse.views.model import Model
 Level = Literal["ok", "warning", "error"]
 JUDGED = 256
 """Validation examples on which a teacher that comes with weights is judged."""
+MEASURED = 32
+"""Examples on which every arm is measured to see whether it can be."""
 ARMS = ("student", "control")
 """The two stages that differ by the teacher alone."""
+MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What networks, views, data and methods that do not fit together end in."""
 OPTIMIZER_STATES = {"adamw": 2, "adam": 2, "sgd": 1}
 
 
@@ -106,6 +112,8 @@ def check(recipe: Recipe, device: str | None = None, data: Data | None = None) -
             for stage in stages:
                 _rehearse(stage, builder, process, report)
             _teacher_knows(recipe, builder, report)
+            if report.passed:
+                _measure_a_few(recipe, stages, builder, report)
     except StillhouseError as error:
         report.add("error", "recipe", str(error))
     return report
@@ -198,7 +206,7 @@ def _rehearse(planned_stage: Planned, builder: Builder, process: Process, report
             _memory_and_time(stage, planned_stage.train, small, process, report)
     except StillhouseError as error:
         report.add("error", name, str(error))
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except MISFITS as error:
         network = network_of(planned_stage.student, builder.recipe).word
         report.add(
             "error",
@@ -206,6 +214,42 @@ def _rehearse(planned_stage: Planned, builder: Builder, process: Process, report
             f"the first step failed with {type(error).__name__}: {error}. Do the network ({network}), its view, the "
             f"data ({builder.recipe.data.word}) and the method ({planned_stage.method.word}) fit together?",
         )
+
+
+class _First:
+    """The first examples of a split."""
+
+    def __init__(self, source: Source, count: int) -> None:
+        self.source, self.count, self.fingerprint = source, min(count, len(source)), source.fingerprint
+
+    def __len__(self) -> int:
+        return self.count
+
+    def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
+        return self.source.fetch(indices, rng)
+
+
+def _measure_a_few(recipe: Recipe, stages: list[Planned], builder: Builder, report: Report) -> None:
+    """Measure every arm on a few examples with the weights there are, to see whether it can be measured at the end."""
+    source = getattr(builder.data, recipe.evaluate_on)
+    few = _First(source, MEASURED)
+    context = Context(builder.data, few, builder.arms(stages), recipe.seed, builder.device)
+    fine = []
+    for metric in recipe.evaluate:
+        try:
+            for arm in context.arms.values() if metric.rehearsed else []:
+                measured(metric, arm, context)
+            fine += [metric.word] if metric.rehearsed else []
+        except NothingToMeasure as error:
+            if len(few) == len(source):
+                report.add("error", f"evaluate: {metric.word}", str(error))
+        except StillhouseError as error:
+            report.add("error", f"evaluate: {metric.word}", str(error))
+        except MISFITS as error:
+            told = f"measuring {arm.name} failed with {type(error).__name__}: {error}. Are its answers for this data?"
+            report.add("error", f"evaluate: {metric.word}", told)
+    if fine:
+        report.add("ok", f"measured on {len(few)}", ", ".join(fine))
 
 
 @dataclass

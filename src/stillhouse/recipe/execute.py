@@ -19,7 +19,7 @@ from stillhouse.engine.progress import progress as progress_view
 from stillhouse.engine.sharding import gathered
 from stillhouse.engine.trackers import tracker
 from stillhouse.errors import Interrupted, StillhouseError
-from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.findings import Arm, Context, Findings, measured
 from stillhouse.evaluation.kinds import GradientConflict
 from stillhouse.evaluation.statistics import effect
 from stillhouse.kinds import load_plugin
@@ -235,13 +235,7 @@ def measure(
     for name, arm in arms.items():
         findings = found[name] = Findings()
         for metric in recipe.evaluate:
-            own = metric.build(arm, context)
-            if nameless := sorted(own.metrics.keys() - metric.gives.keys()):
-                raise StillhouseError(
-                    f"the metric kind {metric.word!r} gives {', '.join(nameless)} and does not say how it is read: "
-                    f"add it to `gives` of {type(metric).__name__}"
-                )
-            findings.add(own)
+            findings.add(measured(metric, arm, context))
     return found
 
 
