@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from stillhouse.engine.contracts import Facts
+from stillhouse.engine.ledger import Ledger
 from stillhouse.errors import StillhouseError
 from stillhouse.methods.online_kinds import Assistant
 from stillhouse.methods.roles import Roles
@@ -110,6 +111,13 @@ def test_what_it_judges_by():
     assert method.lost[0.5] == pytest.approx(expected.item(), rel=1e-5)
     assert method.network.share.item() == pytest.approx(method.chosen())
     assert method.told() == {"assistant_share": pytest.approx(method.chosen())}
+
+
+def test_every_candidate_is_counted():
+    method, given, ledger = assistant(), batch(), Ledger()
+    with ledger.watching({"student": method.student.module, "teacher": method.teacher}):
+        method.update_student(given, torch.Generator())
+    assert {role: row["forwards"] for role, row in ledger.roles.items()} == {"student": len(SHARES), "teacher": 1}
 
 
 def test_misfits_are_told():

@@ -51,7 +51,8 @@ class Assistant(Method):
         labels, where = view.targets(batch)
         losses = Losses()
         for share in (*self.kind.shares, 1.0):
-            own = teacher if share == 1.0 else {"logits": self.network.at(view.inputs(batch)[""], share)}
+            self.network.share.fill_(share)
+            own = teacher if share == 1.0 else self.student.module.signals(batch)
             found = {
                 f"{term.name}/{share:g}": term(own, teacher, labels, where, progress=self.progress, batch=batch)
                 for term in self.terms
