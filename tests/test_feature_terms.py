@@ -712,6 +712,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "smooth_l1": LAST | {"project": "conv"},
     "unit_correlation": LAST | {"project": "conv"},
     "frequency_bands": LAST | {"project": "conv"},
+    "frequency_prompts": LAST | {"classes": 10},
     "mse": LAST | {"project": "conv"},
     "factor_transfer": LAST,
     "activation_boundary": LAST,

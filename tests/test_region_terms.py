@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from stillhouse.errors import StillhouseError
+from stillhouse.objectives import relation_kinds
 from stillhouse.objectives.contrast import RegionContrast
 from stillhouse.objectives.token_graph import token_graph
 
@@ -30,10 +32,13 @@ def edge_kl(student: list[float], teacher: list[float], temperature: float) -> f
 
 
 @torch.no_grad()
-def test_region_contrast_equals_the_loops_over_windows() -> None:
+@pytest.mark.parametrize("classes", [None, 3])
+def test_region_contrast_equals_the_loops_over_windows(classes: int | None) -> None:
     student, teacher = maps(4, 3, 3, seed=1), maps(4, 5, 3, seed=2)
     labels = torch.tensor([0, 1, 0, 2])
-    module = RegionContrast(student, teacher, windows=(0, 2), width=6, temperature=0.5).double()
+    torch.manual_seed(0)
+    module = RegionContrast(student, teacher, windows=(0, 2), classes=classes, width=6, temperature=0.5).double()
+    seen: set[tuple[int, ...]] = set()
     values, contrasts = [], cast(Any, list(module.contrasts))
     for i in range(4):
         sizes = []
@@ -44,15 +49,21 @@ def test_region_contrast_equals_the_loops_over_windows() -> None:
             one = []
             for rows, columns in places:
                 s, t = (x[:, :, rows, columns].mean((2, 3)) for x in (student, teacher))
+                shown = labels if module.classifier is None else module.classifier(t).argmax(1)
+                seen.add(tuple(shown.tolist()))
                 s = torch.stack([v / v.norm() for v in contrast.embed_student.linear(s)])
                 t = torch.stack([v / v.norm() for v in contrast.embed_teacher.linear(t)])
-                among = [j for j in range(4) if j == i or labels[j] != labels[i]]
+                among = [j for j in range(4) if j == i or shown[j] != shown[i]]
                 positive = float(s[i] @ t[i]) / 0.5
                 to_teacher = math.log(sum(math.exp(float(s[i] @ t[j]) / 0.5) for j in among))
                 to_student = math.log(sum(math.exp(float(t[i] @ s[j]) / 0.5) for j in among))
                 one.append(to_teacher + to_student - 2 * positive)
             sizes.append(sum(one) / len(one))
         values.append(sum(sizes) / 2)
+        if module.classifier is not None:
+            scores = module.classifier(teacher[i].mean((1, 2)))
+            values[-1] -= math.log(float(scores[labels[i]].exp() / scores.exp().sum()))
+    assert len(seen) == 1 if classes is None else len(seen) > 1, "windows of an image are of different classes"
     found = module(student, teacher, labels=labels)
     torch.testing.assert_close(found, torch.tensor(values, dtype=torch.float64))
 
@@ -62,6 +73,23 @@ def test_regions_are_compared_at_the_smaller_resolution() -> None:
     module = RegionContrast(student, teacher, windows=(1,), width=4, other_classes=False).double()
     pooled = student.unflatten(3, (2, 2)).unflatten(2, (2, 2)).mean((3, 5))
     torch.testing.assert_close(module(student, teacher), module(pooled, teacher))
+
+
+def test_the_classifier_learns_from_the_labels_alone() -> None:
+    student, teacher = maps(3, 2, 2, seed=9).requires_grad_(), maps(3, 3, 2, seed=10).requires_grad_()
+    module = RegionContrast(student, teacher, windows=(0, 1), classes=3, width=4).double()
+    assert module.classifier is not None
+    labels = torch.tensor([0, 1, 2])
+    module(student, teacher, labels=labels).sum().backward()
+    found = module.classifier.weight.grad
+    vectors = teacher.detach().mean((2, 3))
+    wanted = (module.classifier(vectors).softmax(1) - torch.eye(3, dtype=torch.float64)).T @ vectors
+    torch.testing.assert_close(found, wanted.detach())
+    assert teacher.grad is None
+    with pytest.raises(StillhouseError, match="one class an example"):
+        module(student, teacher)
+    with pytest.raises(ValidationError, match="needs other_classes: true"):
+        relation_kinds.RegionContrast(signal="features.bn3", classes=3, other_classes=False)
 
 
 def test_token_graph_equals_the_loops() -> None:
@@ -79,6 +107,27 @@ def test_token_graph_equals_the_loops() -> None:
     torch.testing.assert_close(found, expected)
     sequence = token_graph(s.view(3, 4, 4), t.view(3, 4, 6), neighbours=5, temperature=0.2, contextual=0.5)
     torch.testing.assert_close(sequence, expected)
+
+
+def test_the_nodes_of_the_graph_are_drawn_from_the_batch() -> None:
+    student, teacher = maps(3, 4, 2, seed=5), maps(3, 6, 2, seed=6)
+    s, t = (x.flatten(2).transpose(1, 2).flatten(0, 1) for x in (student, teacher))  # [12, D]
+    seen = set()
+    for draw in range(5):
+        torch.manual_seed(draw)
+        found = token_graph(student, teacher, neighbours=3, temperature=0.2, contextual=0.0, sampled=5)
+        torch.manual_seed(draw)
+        nodes = torch.randperm(12)[:5].tolist()
+        seen.add(tuple(nodes))
+        expected = torch.zeros(3, dtype=torch.float64)
+        for n in nodes:
+            others = sorted((m for m in nodes if m != n), key=lambda m: -cosine(t[n], t[m]))[:3]
+            value = edge_kl([cosine(s[n], s[m]) for m in others], [cosine(t[n], t[m]) for m in others], 0.2)
+            expected[n // 4] += value * 3 / 5  # so that the mean over three images is that over five nodes
+        torch.testing.assert_close(found, expected)
+    assert len(seen) == 5
+    whole = token_graph(student, teacher, neighbours=3, sampled=12)
+    torch.testing.assert_close(whole, token_graph(student, teacher, neighbours=3))
 
 
 def test_a_turned_copy_has_the_same_graph() -> None:

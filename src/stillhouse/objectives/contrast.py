@@ -179,15 +179,20 @@ class BatchContrast(nn.Module):
         return self.at_places(student.flatten(1).unsqueeze(1), teacher.flatten(1).unsqueeze(1), labels).squeeze(1)
 
     def at_places(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
-        """The same for each of several places by itself: features [B, P, D] of both sides; returns [B, P]."""
+        """The same for each of several places by itself: features [B, P, D] of both sides; returns [B, P].
+
+        `labels` are [B], or [B, P] where an example's places are of classes of their own.
+        """
         with torch.autocast(student.device.type, enabled=False):
             ours = self.embed_student(at_least_fp32(student))
             theirs = self.embed_teacher(at_least_fp32(teacher.detach()))
             scores = torch.einsum("ipd,jpd->pij", ours, theirs) / self.temperature
         if self.other_classes:
-            classes = needs_classes("batch_contrast", labels, scores[0, 0])
-            same = classes.unsqueeze(0) == classes.unsqueeze(1)
-            scores = scores.masked_fill(same.fill_diagonal_(False), -math.inf)
+            by_place = labels is not None and labels.dim() == 2
+            classes = needs_classes("batch_contrast", labels, student[:, :, 0] if by_place else student[:, 0, 0]).t()
+            same = classes.unsqueeze(-1) == classes.unsqueeze(-2)  # [B, B], or [P, B, B]
+            own = torch.eye(len(student), dtype=torch.bool, device=scores.device)
+            scores = scores.masked_fill(same & ~own, -math.inf)
         positive = scores.diagonal(dim1=1, dim2=2)
         return (scores.logsumexp(2) + scores.logsumexp(1) - 2 * positive).T
 
@@ -200,11 +205,15 @@ class RegionContrast(nn.Module):
     that window, by the objective of `BatchContrast`. The value is the mean over windows and then over sizes; a size
     of 0 is the whole map, the global feature that the paper decouples. Each size has embeddings of its own.
 
-    Deviations: the paper's selection of samples by what a window is recognised as, and its contrast between features
-    in place of samples, are left out. Maps of unequal resolution are brought to the smaller by adaptive averages.
+    With `classes` the windows are sorted by what is recognised in each: a window is of the class that a linear
+    classifier gives the teacher's vector there, and is not held apart from windows of its own class. The classifier
+    is trained along, by its cross-entropy on the teacher's whole maps, which is added to the value.
 
-    Args of forward: maps [B, C, H, W] of both sides, `labels` [B] where the same class is left out.
-    Returns [B]. Raises StillhouseError for signals that are no maps, or a window larger than they are.
+    Deviations: the paper's classifier is the teacher's own, whose weights are no signal. Its contrast between features
+    in place of samples is left out. Maps of unequal resolution are brought to the smaller by adaptive averages.
+
+    Args of forward: maps [B, C, H, W] of both sides, `labels` [B] where the same class is left out or recognised.
+    Returns [B]. Raises StillhouseError for signals that are no maps, a window larger than they are, or missing classes.
     """
 
     def __init__(
@@ -213,6 +222,7 @@ class RegionContrast(nn.Module):
         teacher: Tensor,
         *,
         windows: Sequence[int] = (0, 2),
+        classes: int | None = None,
         other_classes: bool = True,
         width: int = 128,
         temperature: float = 0.07,
@@ -233,6 +243,7 @@ class RegionContrast(nn.Module):
             )
             for _ in windows
         )
+        self.classifier = nn.Linear(theirs.shape[1], classes) if classes else None
 
     def forward(self, student: Tensor, teacher: Tensor, *, labels: Tensor | None = None) -> Tensor:
         maps = same_resolution("region_contrast", student, teacher)
@@ -240,8 +251,19 @@ class RegionContrast(nn.Module):
         for window, contrast in zip(self.windows, self.contrasts, strict=True):
             assert isinstance(contrast, BatchContrast)
             ours, theirs = (_windows(side, window).transpose(1, 2) for side in maps)  # [B, windows, C]
-            sizes.append(contrast.at_places(ours, theirs, labels).mean(1))
-        return torch.stack(sizes).mean(0)
+            seen = labels if self.classifier is None else self._recognised(theirs).argmax(-1)  # [B] or [B, windows]
+            sizes.append(contrast.at_places(ours, theirs, seen).mean(1))
+        values = torch.stack(sizes).mean(0)
+        if self.classifier is None:
+            return values
+        whole = maps[1].mean((2, 3))
+        classes = needs_classes("region_contrast", labels, whole[:, 0])
+        return values + functional.cross_entropy(self._recognised(whole), classes, reduction="none")
+
+    def _recognised(self, vectors: Tensor) -> Tensor:
+        assert self.classifier is not None
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.classifier(vectors.detach())
 
 
 def same_resolution(term: str, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:

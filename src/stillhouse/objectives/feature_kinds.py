@@ -103,6 +103,21 @@ class FrequencyBands(FeatureTerm):
     """Weight of the high bands."""
 
 
+class FrequencyPrompts(TermKind):
+    """High bands of a Haar transform where learned prompts look: FreeKD, Zhang et al. 2024 (arXiv:2311.12079)."""
+
+    by: Literal["frequency_prompts"] = "frequency_prompts"
+    builds = "stillhouse.objectives.bands:FrequencyPrompts"
+    same_shape: ClassVar[bool] = False
+    takes = ("labels",)
+    signal: str = Field(...)
+    classes: Annotated[int, Field(gt=1)]
+    prompts: Count = 2
+    """Of each band."""
+    levels: Count = 1
+    """How often the low band is split; the authors' code takes 3."""
+
+
 class FactorTransfer(TermKind):
     """Factors of the teacher's features, found in the student's, Kim et al. 2018 (arXiv:1802.04977)."""
 

@@ -213,7 +213,7 @@ def frequency_bands(student: Tensor, target: Tensor, *, levels: int = 1, low: fl
     Each level splits a map into its low band and three high ones of half the size, and goes on with the low one. The
     squared difference in the high bands counts `high`, that in the last low band `low`; divided by C H W. The transform
     is orthonormal: with both at one this is the mean squared difference. FreeKD distils the high bands; its learned
-    masks over positions and its channel-wise prompts are left out.
+    masks are those of `bands.FrequencyPrompts`.
 
     Args: feature maps [B, C, H, W] of one shape. Returns [B].
     Raises StillhouseError where H or W does not split in half `levels` times.
@@ -226,7 +226,7 @@ def frequency_bands(student: Tensor, target: Tensor, *, levels: int = 1, low: fl
         )
     band, value = ours - theirs, torch.zeros(len(ours), dtype=ours.dtype, device=ours.device)
     for _ in range(levels):
-        band, *details = _haar(band)
+        band, *details = haar(band)
         value = value + high * sum(detail.square().flatten(1).sum(1) for detail in details)
     return (value + low * band.square().flatten(1).sum(1)) / ours[0].numel()
 
@@ -359,7 +359,7 @@ def _flow(first: Tensor, second: Tensor) -> Tensor:
     return one @ two.mT / one.shape[2]
 
 
-def _haar(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def haar(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One level of the orthonormal Haar transform of [B, C, H, W]: the low band, then three high ones."""
     even, odd = x[..., ::2, :], x[..., 1::2, :]
     rows = even + odd, even - odd

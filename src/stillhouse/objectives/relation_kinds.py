@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stillhouse.objectives.kinds import Temperature, TermKind
 
@@ -120,11 +120,19 @@ class RegionContrast(RelationTerm):
     signal: str = Field(...)
     windows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 2]
     """Sides of the windows in pixels of the feature map; 0: the whole map."""
+    classes: Annotated[int, Field(gt=1)] | None = None
+    """Sort the windows by what is recognised in each, among so many classes (needs labels)."""
     other_classes: bool = True
     """Leave examples of the same class out of the negatives (needs labels), or take all other examples."""
     width: Annotated[int, Field(gt=0)] = 128
     """Of the embeddings."""
     temperature: Temperature = 0.07
+
+    @model_validator(mode="after")
+    def _sorted_for_something(self) -> RegionContrast:
+        if self.classes and not self.other_classes:
+            raise ValueError("'classes' sorts windows to leave those of one class out, which needs other_classes: true")
+        return self
 
 
 class TokenGraph(RelationTerm):
@@ -134,11 +142,13 @@ class TokenGraph(RelationTerm):
     builds = "stillhouse.objectives.token_graph:token_graph"
     signal: str = Field(...)
     neighbours: Annotated[int, Field(gt=1)] = 16
-    """Of each token among those of the whole batch, by the teacher."""
+    """Of each token among the nodes of the batch's graph, by the teacher."""
     temperature: Temperature = 0.1
     """Of the softmax over similarities."""
     contextual: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the graph within an image, beside the one over the batch."""
+    sampled: Annotated[int, Field(gt=1)] | None = None
+    """Tokens drawn from the batch to be the nodes of its graph; by default all are."""
 
 
 class TokenRelationTerm(TermKind):

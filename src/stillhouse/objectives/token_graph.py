@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,24 +15,35 @@ from stillhouse.objectives.relations import unit_length
 
 @full_precision
 def token_graph(
-    student: Tensor, target: Tensor, *, neighbours: int = 16, temperature: float = 0.1, contextual: float = 1.0
+    student: Tensor,
+    target: Tensor,
+    *,
+    neighbours: int = 16,
+    temperature: float = 0.1,
+    contextual: float = 1.0,
+    sampled: int | None = None,
 ) -> Tensor:
     """KL between the edges of two token graphs, after Zhang et al. 2023 (TRG, arXiv:2306.12442).
 
     Tokens are the positions of a feature map, or of a sequence, brought to unit length. Over the batch: each token's
     edges lead to its `neighbours` nearest tokens by the teacher's cosine similarities; their softmax at `temperature`
     is held to the student's over the same edges by KL(teacher || student). Within an image: the same over all its
-    tokens, `contextual` times. An example's value is the mean over its tokens.
+    tokens, `contextual` times. An example's value is the mean over its tokens. With `sampled`, so many tokens drawn
+    from the batch are the nodes of its graph, as in the paper, and the others add nothing: a drawn token counts so much
+    more that the mean over the batch is that over the nodes. They are drawn by torch's own generator, as dropout is.
 
-    Deviations: every token of the batch is a node, where the paper samples them, and its contrast between
-    the two networks' graphs is left out, so no projector is needed: widths may differ.
+    Deviation: the paper's contrast between the two networks' graphs is left out, so no projector is needed: widths may
+    differ.
 
     Args: maps [B, C, H, W] (brought to the smaller resolution) or sequences [B, T, D] of as many tokens.
     Returns [B]. Raises StillhouseError for other shapes, or fewer than two tokens an image.
     """
     ours, theirs = (unit_length(side) for side in _tokens(student, target.detach()))  # [B, T, D] each
     count, tokens = ours.shape[:2]
-    values = _over_batch(ours.flatten(0, 1), theirs.flatten(0, 1), neighbours, temperature).view(count, tokens)
+    every = count * tokens
+    nodes = torch.randperm(every, device=ours.device)[:sampled] if sampled else torch.arange(every, device=ours.device)
+    found = _over_batch(ours.flatten(0, 1)[nodes], theirs.flatten(0, 1)[nodes], neighbours, temperature)
+    values = found.new_zeros(every).index_add(0, nodes, found * (every / len(nodes))).view(count, tokens)
     if contextual:
         within = [side @ side.transpose(1, 2) / temperature for side in (ours, theirs)]  # [B, T, T]
         values = values + contextual * _edges_kl(*within)
