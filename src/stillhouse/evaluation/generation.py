@@ -58,7 +58,7 @@ def frechet(kind: Frechet, arm: Arm, context: Context) -> Findings:
     Raises StillhouseError for data without labelled images, and for an arm that cannot sample.
     """
     sample = sampler(arm, "frechet")
-    judge = _judge(context)
+    judge = judge_of(context)
     rng = torch.Generator(context.device).manual_seed(derive(context.seed, "frechet"))
     asked = judge.labels.repeat(-(-kind.samples // len(judge.labels)))[: kind.samples]
     seen, answers = [], []
@@ -163,7 +163,7 @@ def _again(rows: Tensor, rng: torch.Generator) -> Tensor:
     return rows[torch.randint(len(rows), (len(rows),), generator=rng)]
 
 
-def _judge(context: Context) -> Judge:
+def judge_of(context: Context) -> Judge:
     """The classifier, trained on the first call of a run and shared by its arms."""
     facts = context.data.facts
     if facts.task != "classification" or len(facts.shape) != 3:

@@ -37,6 +37,7 @@ class MetricKind(Kind):
             "detection",
             "tagging",
             "regression",
+            "restoration",
             "language",
             "masked-language",
             "generation",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stillhouse.engine.settings import Positive
 from stillhouse.evaluation.kinds import Measure, MetricKind
 
 
@@ -55,6 +56,41 @@ class PSNR(MetricKind):
     kind: Literal["psnr"] = "psnr"
     builds = "stillhouse.evaluation.restoration:psnr"
     gives: ClassVar[dict[str, Measure]] = {"psnr": Measure("peak signal-to-noise ratio, dB", "higher")}
+
+
+class TradeOff(MetricKind):
+    """Fidelity and realness of enlarged images, as a scalar moves from the one to the other.
+
+    Of a student that takes the scalar, and of a teacher with two members, whose images are averaged with the scalar as
+    the second one's share. Realness is the Fréchet distance (Heusel et al. 2017, arXiv:1706.08500) from true images in
+    the features of a classifier that was trained on true images alone: blur, ghosts and made-up strokes all move it,
+    and the true image's own place does not matter to it, which is decibels' part.
+    """
+
+    kind: Literal["trade-off"] = "trade-off"
+    task = "restoration"
+    builds = "stillhouse.evaluation.restoration:trade_off"
+    gives: ClassVar[dict[str, Measure]] = {
+        "psnr_low": Measure("decibels, scalar 0", "higher"),
+        "psnr_middle": Measure("decibels, scalar 1/2", "higher"),
+        "psnr_high": Measure("decibels, scalar 1", "higher"),
+        "distance_low": Measure("Fréchet distance, scalar 0", "lower"),
+        "distance_middle": Measure("Fréchet distance, scalar 1/2", "lower"),
+        "distance_high": Measure("Fréchet distance, scalar 1", "lower"),
+        "distance_matched": Measure("Fréchet distance at equal decibels", "lower"),
+    }
+    needs_teacher = True
+    given_up: Positive = 0.4
+    """Decibels below the teacher's at scalar 0: where arms are compared at one fidelity."""
+    places: Annotated[int, Field(ge=3)] = 9
+    """Values of the scalar from 0 to 1, an odd number of them."""
+
+    @field_validator("places")
+    @classmethod
+    def _odd(cls, places: int) -> int:
+        if places % 2 == 0:
+            raise ValueError(f"one half is not among {places} even steps from 0 to 1: say {places + 1}")
+        return places
 
 
 class Answering(MetricKind):

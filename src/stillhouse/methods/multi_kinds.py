@@ -86,6 +86,27 @@ class SpecialisedTeachers(MethodKind):
         return Match(terms=[CrossEntropy(signal="labels")])
 
 
+class FidelityRealness(MethodKind):
+    """Enlarged images that are near to one teacher's and pass for another's, as much as a scalar says.
+
+    After Li et al. 2025 (CTSR, arXiv:2503.14272). Without a teacher both are the data: a network trained against a
+    critic (Ledig et al. 2017, arXiv:1609.04802), which may be a teacher of realness.
+    """
+
+    kind: Literal["fidelity-realness"] = "fidelity-realness"
+    builds = "stillhouse.methods.fidelity_realness:FidelityRealness"
+    fidelity: str = "fidelity.logits"
+    """The signal of the teacher whose images are to be met pixel by pixel: of its member `fidelity`."""
+    realness: str = "realness.logits"
+    """The signal of the teacher whose images are to be passed for: of its member `realness`."""
+    realness_by: Literal["critic", "pixels"] = "critic"
+    """How that is judged; `pixels` leaves the student the mean of both teachers' images, each by its share."""
+    weight: Annotated[float, Field(ge=0)] = 0.03
+    """Of realness where the scalar is 1, against the mean squared error to the teacher of fidelity."""
+    critic: list[Annotated[int, Field(gt=0)]] = [256, 256]
+    """Width of each hidden layer of the critic. It is a player: `train.players.critic` sets what it does otherwise."""
+
+
 class TreeDistillation(MethodKind):
     """A parser learns the average of other parsers' trees (Shayegh et al. 2024, arXiv:2310.01717)."""
 

@@ -280,8 +280,8 @@ class Trained(WeightsKind, Train):
 
 
 class Fitted(WeightsKind):
-    """Fitted by scikit-learn, at once and without a stage: for a `trees` network, or an `mlp` without hidden layers,
-    which logistic regression gives its weights."""
+    """Fitted at once and without a stage: for a `trees` network, or an `mlp` without hidden layers, which logistic
+    regression gives its weights (scikit-learn does both), and for `nearest-example`, which keeps the examples."""
 
     kind: Literal["fitted"] = "fitted"
     data: Annotated[DataKind, AnyKind("data")] | None = None

@@ -1,4 +1,4 @@
-"""The networks of particular tasks: adaptation, parsing, scenes, marks for quality, restoration, prompts.
+"""The networks of particular tasks: adaptation, parsing, scenes, marks for quality, restoration, enlargement, prompts.
 
 Imports no torch.
 """
@@ -68,6 +68,32 @@ class GlobalRestorer(NetworkKind):
     builds = "stillhouse.networks.global_restorer:GlobalRestorer"
     pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "mse"}]}
     width: Width = 16
+
+
+class SuperResolver(NetworkKind):
+    """Enlarges small images by a multilayer perceptron, which sees all of an image for each pixel of it."""
+
+    kind: Literal["super-resolver"] = "super-resolver"
+    builds = "stillhouse.networks.super_resolver:SuperResolver"
+    pretraining: ClassVar[dict[str, Any]] = {"kind": "match", "terms": [{"signal": "labels", "by": "mse"}]}
+    factor: Annotated[int, Field(ge=2)] = 2
+    """By how much, each way: that of data of kind `low-resolution`."""
+    hidden: list[Width] = [256, 256]
+    """Width of each hidden layer."""
+    controlled: bool = False
+    """Whether it takes a `trade_off` from 0 to 1, as method `fidelity-realness` gives one."""
+
+
+class NearestExample(NetworkKind):
+    """The training image whose low resolution is nearest to the input: `weights: fitted`. A teacher, no student.
+
+    Example-based super-resolution (Freeman et al. 2002): what it gives is real, and seldom the true image.
+    """
+
+    kind: Literal["nearest-example"] = "nearest-example"
+    builds = "stillhouse.networks.super_resolver:NearestExample"
+    factor: Annotated[int, Field(ge=2)] = 2
+    """By how much, each way: that of data of kind `low-resolution`."""
 
 
 class Prompted(NetworkKind):

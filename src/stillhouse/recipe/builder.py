@@ -185,13 +185,13 @@ class Builder:
         if fit is None:
             raise StillhouseError(
                 f"weights of {role!r} are to be fitted, and {type(model.network).__name__} is trained by steps: "
-                "`weights: fitted` is for network: trees, or an mlp without hidden layers"
+                "`weights: fitted` is for network: trees or nearest-example, or an mlp without hidden layers"
             )
         source = self._built(weights.data or self.recipe.data, f"{role!r} is fitted").train
         batch = source.fetch(torch.arange(len(source)), None)
         seed = derive(self.recipe.seed, role, "weights") % 2**32  # as scikit-learn takes seeds
         labels = batch["labels"]
-        if labels.dim() > 1:  # mixed data gives a distribution, which is one class where nothing is mixed
+        if labels.dim() == 2:  # mixed data gives a distribution, which is one class where nothing is mixed
             if not ((labels == 1).sum(-1) == 1).all():
                 raise StillhouseError(f"weights of {role!r} can be fitted to data with one class an example alone")
             labels = labels.argmax(-1)

@@ -195,3 +195,18 @@ class SparseViews(AlteredKind):
     more: Annotated[int, Field(gt=0)] = 8
     first: Literal["few", "more"] = "few"
     """What `image` is; `more` for a teacher that is trained by itself."""
+
+
+class LowResolution(AlteredKind):
+    """Images at a lower resolution and with noise, in every split, to be brought back to the images themselves.
+
+    Batches have the small `image`, the true one as `labels`, and its label as `class`.
+    """
+
+    kind: Literal["low-resolution"] = "low-resolution"
+    builds = "stillhouse.sources.low_resolution:low_resolution"
+    factor: Annotated[int, Field(ge=2)] = 2
+    """Pixels of the image to one of the small one, each way."""
+    noise: Annotated[float, Field(ge=0)] = 0.05
+    """Standard deviation of what is added to each pixel of the small one."""
+    seed: Seed = 0

@@ -12,8 +12,8 @@ from stillhouse.errors import StillhouseError
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import named_tensors
 
-MASKS = ("visible", "hidden")
-"""Fields of a batch that say which patches are seen: networks that take them are given them."""
+TOLD = ("visible", "hidden", "trade_off")
+"""Fields of a batch that networks are given which take them: which patches are seen, and what an image is to be."""
 
 
 class ImageView:
@@ -33,12 +33,12 @@ class ImageView:
                 "data of kind two-views gives second_image"
             )
         image = batch[self.field]
-        masks = {name: batch[name] for name in MASKS if name in batch}
+        told = {name: batch[name] for name in TOLD if name in batch}
         if self.plain:
-            return {"": image} | masks
+            return {"": image} | told
         if self.mean.device != image.device:
             self.mean, self.std = self.mean.to(image.device), self.std.to(image.device)
-        return {"": (image - self.mean) / self.std} | masks
+        return {"": (image - self.mean) / self.std} | told
 
     def read(self, output: Any, batch: Batch) -> Signals:
         return named_tensors(output)
