@@ -339,11 +339,14 @@ def test_a_hint_through_a_one_by_one_convolution() -> None:
     torch.testing.assert_close(mse(through(student), teacher), torch.zeros(4), atol=1e-6, rtol=0)
 
 
-def test_an_exit_leads_from_a_map_to_the_teachers_logits_and_is_trained_with_the_student() -> None:
+@pytest.mark.parametrize("shape", [(6, 4, 5, 5), (6, 7)])
+def test_an_exit_leads_from_features_to_the_teachers_logits_and_is_trained_with_the_student(
+    shape: tuple[int, ...],
+) -> None:
     """One-for-all (Hao et al. 2023): the branch is a part of the term, and answers alone."""
     kind = logit_kinds.TargetEnhanced(signal="features.mid", teacher_signal="logits", project="exit")
     (term,) = Terms([kind])
-    student = {"features.mid": drawn(6, 4, 5, 5, dtype=torch.float32).requires_grad_(), "logits": torch.zeros(6, 3)}
+    student = {"features.mid": drawn(*shape, dtype=torch.float32).requires_grad_(), "logits": torch.zeros(6, 3)}
     teacher, labels = {"logits": 3 * drawn(6, 3, seed=1, dtype=torch.float32)}, torch.arange(6) % 3
     part = term.part(student, teacher)
     assert part is not None
@@ -359,7 +362,7 @@ def test_an_exit_leads_from_a_map_to_the_teachers_logits_and_is_trained_with_the
     assert losses[-1] < 0.7 * losses[0]
     assert student["features.mid"].grad is not None
     with pytest.raises(StillhouseError, match="project: exit"):
-        projectors.projector("exit", drawn(2, 3), drawn(2, 3))
+        projectors.projector("exit", drawn(2, 3, 4), drawn(2, 3))
 
 
 # Losses that train parts of their own

@@ -153,7 +153,7 @@ def test_a_student_without_scalar_or_teacher_is_held_to_the_data() -> None:
 
 def test_the_scalar_moves_a_student_from_one_teacher_to_the_other() -> None:
     teacher = Ensemble({"fidelity": model(Shade(0.2)), "realness": model(Shade(0.6))})
-    method = FidelityRealness(Kind(weight=0.03), roles(teacher))
+    method = FidelityRealness(Kind(weight=0.1), roles(teacher))
     assert method.critic is not None
     optimizers = {
         "student": torch.optim.Adam(method.student.parameters(), 3e-3, betas=(0.5, 0.9)),

@@ -20,7 +20,8 @@ Batch = dict[str, Tensor]
 
 Fields with a fixed meaning: `index` [B] the example's position in its source;
 `image` [B, C, H, W] in [0, 1]; `visible` [B, K] and `hidden` [B, N] the patches of it that a
-masked network looks at, and those it does not; `labels` [B] class indices, or [B, T] token ids with
+masked network looks at, and those it does not; `trade_off` [B] in [0, 1], 0 for fidelity and 1 for
+realness of a restored image; `labels` [B] class indices, or [B, T] token ids with
 -100 where nothing is to be predicted; `boxes` [B, M, 4] of objects with `labels` [B, M]; `input_ids`,
 `attention_mask` [B, T].
 """
@@ -154,8 +155,8 @@ class Facts:
     """What networks and methods may need to know about the data."""
 
     task: str
-    """"classification", "multi-label", "segmentation", "detection", "tagging", "regression", "language",
-    "masked-language" or "generation"."""
+    """"classification", "multi-label", "segmentation", "detection", "tagging", "regression", "restoration",
+    "language", "masked-language" or "generation"."""
     shape: tuple[int, ...] = ()
     """Of one input: (channels, height, width), (tokens,), or (columns,) of a table."""
     classes: int = 0

@@ -88,7 +88,7 @@ class FeatureTerm(TermKind):
     """A term that may look at the student's features through a train-only projector."""
 
     project: Literal["linear", "conv", "exit"] | None = None
-    """From the student's width to the teacher's, where they differ; `exit` leads from a feature map to logits."""
+    """From the student's width to the teacher's, where they differ; `exit` leads from a map or a vector to logits."""
 
 
 Temperature = Annotated[float, Field(gt=0)]
