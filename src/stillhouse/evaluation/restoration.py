@@ -15,7 +15,7 @@ from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.generation import frechet_distance, judge_of, read
 from stillhouse.evaluation.task_kinds import PSNR, TradeOff
-from stillhouse.sources.low_resolution import clean
+from stillhouse.sources.low_resolution import clean, true_images
 from stillhouse.teachers.ensemble import LOGITS, Ensemble
 
 TEACHER = "teacher"
@@ -97,9 +97,7 @@ def _front(kind: TradeOff, arm: Arm, context: Context) -> Front:
 
 
 def _swept(kind: TradeOff, arm: Arm, context: Context) -> Front:
-    data = clean(context.data)
-    split = data.test if context.source is context.data.test else data.validation
-    judge = judge_of(replace(context, data=data, source=split))
+    judge = judge_of(replace(context, data=clean(context.data), source=true_images(context.source)))
     near: list[list[Tensor]] = [[] for _ in range(kind.places)]
     seen: list[list[Tensor]] = [[] for _ in range(kind.places)]
     with measuring(arm.model), measuring(judge.network):

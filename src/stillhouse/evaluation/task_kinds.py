@@ -80,6 +80,7 @@ class TradeOff(MetricKind):
         "distance_matched": Measure("Fréchet distance at equal decibels", "lower"),
     }
     needs_teacher = True
+    rehearsed = False
     given_up: Positive = 0.4
     """Decibels below the teacher's at scalar 0: where arms are compared at one fidelity."""
     places: Annotated[int, Field(ge=3)] = 9

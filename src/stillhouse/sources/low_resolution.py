@@ -59,13 +59,13 @@ def clean(data: Data) -> Data:
             "this measurement looks at restored images with a classifier, and the data tells no classes of the true "
             "ones: it is for data of kind 'low-resolution'"
         )
-
-    def restored(batch: Batch) -> Batch:
-        return {"index": batch["index"], "image": batch["labels"], "labels": batch["class"]}
-
-    train, validation, test = (Shown(split, restored) for split in (data.train, data.validation, data.test))
     facts = replace(data.facts, task="classification", shape=tuple(example["labels"].shape[1:]))
-    return Data(train, validation, test, facts)
+    return Data(true_images(data.train), true_images(data.validation), true_images(data.test), facts)
+
+
+def true_images(source: Source) -> Shown:
+    """A split of low resolutions as the images that they are of, with their classes as `labels`."""
+    return Shown(source, lambda batch: {"index": batch["index"], "image": batch["labels"], "labels": batch["class"]})
 
 
 def _sides(shape: tuple[int, ...]) -> tuple[int, int, int]:
