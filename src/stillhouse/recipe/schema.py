@@ -31,6 +31,7 @@ from stillhouse.methods import (
     masked_kinds,  # noqa: F401  importing registers
     multi_kinds,  # noqa: F401  importing registers
     online_kinds,  # noqa: F401  importing registers
+    prototype_kinds,  # noqa: F401  importing registers
     self_kinds,  # noqa: F401  importing registers
 )
 from stillhouse.methods.kinds import MethodKind

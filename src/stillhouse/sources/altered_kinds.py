@@ -11,10 +11,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stillhouse.engine.settings import Positive
-from stillhouse.kinds import AnyKind
+from stillhouse.kinds import AnyKind, Strict
 from stillhouse.sources.kinds import DataKind
 
 Class = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -115,6 +116,44 @@ class TwoViews(AlteredKind):
     builds = "stillhouse.sources.mixing:two_views"
     second: Literal["augmented", "plain"] = "augmented"
     """Augmented on its own, or as it is."""
+
+
+class Jitter(Strict):
+    """How far an image is changed at most, each time anew: how it lies, and how it is inked."""
+
+    zoom: Share = 0.1
+    """Height and width, each by exp of up to this, both ways."""
+    degrees: Annotated[float, Field(ge=0, le=180)] = 8.0
+    """Turned, either way."""
+    slant: Share = 0.1
+    move: Share = 0.1
+    """Share of half the image's height and width."""
+    blur: Share = 0.5
+    """Share of a mean over 3 x 3 pixels."""
+    fade: Share = 0.3
+    """Of the contrast."""
+    noise: Share = 0.1
+    """Standard deviation of what is added to each pixel."""
+
+
+class Jittered(AlteredKind):
+    """Training images changed at random each time they are drawn; with `two-views` around it, two unlike views."""
+
+    kind: Literal["jittered"] = "jittered"
+    builds = "stillhouse.sources.jitter:jittered"
+    by: Jitter = Jitter()
+
+
+class Lines(AlteredKind):
+    """A training image becomes a line of images side by side, itself and any others; its label stays.
+
+    For networks that take images of any width. Without augmentation, and in validation and test, images are single.
+    """
+
+    kind: Literal["lines"] = "lines"
+    builds = "stillhouse.sources.jitter:lines"
+    length: Annotated[int, Field(ge=2)] = 4
+    """Images of a line."""
 
 
 class Rotated(AlteredKind):
