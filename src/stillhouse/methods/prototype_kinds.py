@@ -52,7 +52,7 @@ class Profile(Strict):
 
     cell: Count = 2
     """Height and width in patches of the cells of which one patch each is drawn."""
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.5
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the patches in the target; the rest is the first token's."""
 
 

@@ -97,8 +97,8 @@ class ResNet(NetworkKind):
 class ViT(NetworkKind):
     """A small vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), for images that split into patches.
 
-    Signals beside `logits`: `tokens`, `embedding`, `patches`, `map`, with a distillation token `distillation_logits`,
-    and taps on `blocks.<i>` and `blocks.<i>.attention.query`, `.key`, `.value`, `.softmax`.
+    Signals beside `logits`: `tokens`, `embedding`, `prefix`, `patches`, `map`, with a distillation token
+    `distillation_logits`, and taps on `blocks.<i>` and `blocks.<i>.attention.query`, `.key`, `.value`, `.softmax`.
     """
 
     kind: Literal["vit"] = "vit"

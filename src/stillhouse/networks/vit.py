@@ -21,9 +21,10 @@ class ViT(nn.Module):
 
     Input [B, C, H, W]. The output is a mapping: `tokens` [B, P + N, D] after the last norm (P = 1 class token, and 2
     with the distillation token behind it; N patches row by row), `embedding` [B, D], the class token among them,
-    `patches` [B, N, D], the rest of them, the same as a `map` [B, D, H / patch, W / patch] where all are seen, and
-    `logits` [B, classes]. With a distillation token also `distillation_logits` [B, classes]; in training `logits` is
-    then the class head's, in evaluation the mean of both heads'.
+    `prefix` [B, P D], it and the distillation token side by side, `patches` [B, N, D], the rest of them, the same as a
+    `map` [B, D, H / patch, W / patch] where all are seen, and `logits` [B, classes]. With a distillation token also
+    `distillation_logits` [B, classes]; in training `logits` is then the class head's, in evaluation the mean of both
+    heads'.
 
     Taps: `blocks.<i>` [B, P + N, D]; `blocks.<i>.attention.query`, `.key`, `.value`, the same shape;
     `blocks.<i>.attention.softmax`, the attention maps [B, heads, P + N, P + N].
@@ -79,7 +80,8 @@ class ViT(nn.Module):
         tokens = self.norm(self.blocks(torch.cat([prefix, patches], 1)))
         logits = self.head(tokens[:, 0])
         patches = tokens[:, self.prefix :]
-        found = {"tokens": tokens, "embedding": tokens[:, 0], "patches": patches, "logits": logits}
+        first = tokens[:, : self.prefix].flatten(1)
+        found = {"tokens": tokens, "embedding": tokens[:, 0], "prefix": first, "patches": patches, "logits": logits}
         if visible is None:
             found["map"] = patches.mT.unflatten(-1, self.grid)
         if self.distillation_head is not None:
