@@ -67,6 +67,8 @@ PEER = HERE / "peers" / "torchdistill" / "bin" / "python"
 FILE = RESULTS / "torchdistill.json"
 BATCH, BLOCK, SEED, NEGATIVES = 32, 5, 0, 4096
 MOMENTUM, DECAY = 0.9, 5e-4
+NORMS = 24
+"""How much larger SPKD is with rows of 2-norm one (the paper) than of 1-norm one (torchdistill), see `values`."""
 STAGES = ["layer1", "layer2", "layer3"]
 WIDTHS = {"layer1": 16, "layer2": 32, "layer3": 64}
 SIZES = {"layer1": 32, "layer2": 16, "layer3": 8}
@@ -217,6 +219,8 @@ def cases(examples: int) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]
     maps = [f"features.{name}" for name in STAGES]
     rkd = {"student_output_path": "pool", "teacher_output_path": "pool", "reduction": "mean"}
     spkd = {"student_output_path": "layer3", "teacher_output_path": "layer3", "reduction": "batchmean"}
+    similar = {"signal": "features.layer3", "by": "similarity_preserving"}
+    their_similar = theirs({"spkd": term("SPKDLoss", 3000.0, **spkd)}, taps=["layer3"])
     hint = term("MSELoss", reduction="mean") | {"criterion_wrapper": feature_pair("convreg", "layer2")}
     crd = theirs(
         {"crd": term("CRDLoss", 0.8, **crd_loss(examples))},
@@ -249,10 +253,8 @@ def cases(examples: int) -> dict[str, tuple[list[dict[str, Any]], dict[str, Any]
             ],
             theirs({"rkd": term("RKDLoss", dist_factor=25.0, angle_factor=50.0, **rkd)}, taps=["pool"]),
         ),
-        "spkd": (
-            [CE_OURS, {"signal": "features.layer3", "by": "similarity_preserving", "weight": 3000.0}],
-            theirs({"spkd": term("SPKDLoss", 3000.0, **spkd)}, taps=["layer3"]),
-        ),
+        "spkd": ([CE_OURS, similar | {"weight": 3000.0}], their_similar),
+        "spkd-scaled": ([CE_OURS, similar | {"weight": 3000.0 / NORMS}], their_similar),
         "crd": (
             [
                 CE_OURS,

@@ -11,7 +11,7 @@ from torch import nn
 from stillhouse.engine.contracts import Data, Facts
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.findings import Arm, Context
-from stillhouse.evaluation.restoration import psnr
+from stillhouse.evaluation.restoration import psnr, rows
 from stillhouse.evaluation.task_kinds import PSNR
 from stillhouse.networks.task_kinds import GlobalRestorer
 from stillhouse.objectives.bands import band, band_contrast
@@ -95,3 +95,10 @@ def test_decibels() -> None:
     assert psnr(PSNR(), Arm("a", Model(Dimmed(), ImageView(Image()))), context).metrics["psnr"] == pytest.approx(
         20, abs=1e-3
     )
+
+
+def test_a_row_of_the_figure_is_an_example_with_small_images_enlarged() -> None:
+    small, large = torch.tensor([0.2, 0.4]).view(2, 1, 1, 1), torch.full((2, 1, 2, 2), 3.0)
+    figure = rows("shown", [small, large])
+    assert (figure["width"], figure["height"], figure["channels"], figure["columns"]) == (2, 2, 1, 2)
+    assert figure["pixels"] == [[51] * 4, [255] * 4, [102] * 4, [255] * 4]

@@ -16,6 +16,7 @@ from stillhouse.errors import NothingToMeasure
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.detection_kinds import DetectionScore
 from stillhouse.evaluation.findings import Arm, Context, Findings
+from stillhouse.evaluation.pictures import sheet
 from stillhouse.objectives.boxes import suppressed
 
 LEAST = 0.01
@@ -136,10 +137,8 @@ def _shown(true: list[Object], found: list[Object], context: Context, sure: floa
             images[image, :, line, left : right + 1] = paint
         for column in (left, right):
             images[image, :, top : bottom + 1, column] = paint
-    pixels = (255 * images).round().permute(0, 2, 3, 1).reshape(count, -1).int().tolist()
     title = f"Objects: the data's in green, found with probability {sure:g} or more in orange"
-    sheet = {"width": size[1], "height": size[0], "channels": 3, "pixels": pixels, "columns": 4}
-    return {"kind": "images", "title": title, **sheet}
+    return sheet(title, images, columns=4)
 
 
 def _annotation(one: Object) -> dict[str, Any]:

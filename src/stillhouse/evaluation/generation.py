@@ -17,6 +17,7 @@ from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.cost import median_seconds
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.generation_kinds import Frechet, SamplingCost
+from stillhouse.evaluation.pictures import sheet
 from stillhouse.networks.convnet import ConvNet
 from stillhouse.networks.kinds import ConvNet as ConvNetKind
 
@@ -67,8 +68,10 @@ def frechet(kind: Frechet, arm: Arm, context: Context) -> Findings:
             features, logits = read(judge.network, sample(labels, rng))
             seen.append(features)
             answers.append(logits.argmax(-1) == labels)
-        shown = torch.arange(context.data.facts.classes, device=asked.device).repeat(SHOWN)
+        facts = context.data.facts
+        shown = torch.arange(facts.classes, device=asked.device).repeat(SHOWN)
         grid = sample(shown, rng)
+    names = [*(facts.names or map(str, range(facts.classes)))] * SHOWN
     fake = torch.cat(seen)
     distance = frechet_distance(fake, judge.real)
     low, high = _interval(fake, judge.real, seed=derive(context.seed, "frechet-bootstrap"))
@@ -80,7 +83,7 @@ def frechet(kind: Frechet, arm: Arm, context: Context) -> Findings:
             "asked_class": torch.cat(answers).double().mean().item(),
         },
         figures=[
-            _sheet(grid, [context.data.facts.names[i] if context.data.facts.names else str(i) for i in shown.tolist()]),
+            sheet("Samples", grid, columns=facts.classes, labels=names),
             {
                 "kind": "table",
                 "title": "Fréchet distance from the real images (floor: that of the training images)",
@@ -200,18 +203,3 @@ def _train(data: Data, device: Any) -> ConvNet:
         optimizer.step()
         falling.step()
     return network.eval()
-
-
-def _sheet(images: Tensor, labels: list[str]) -> dict[str, Any]:
-    count, channels, height, width = images.shape
-    pixels = (255 * images).round().permute(0, 2, 3, 1).reshape(count, -1).int().tolist()
-    return {
-        "kind": "images",
-        "title": "Samples",
-        "width": width,
-        "height": height,
-        "channels": channels,
-        "pixels": pixels,
-        "labels": labels,
-        "columns": count // SHOWN,
-    }

@@ -5,20 +5,25 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stillhouse.engine.contracts import Batch
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.generation import frechet_distance, judge_of, read
+from stillhouse.evaluation.pictures import sheet
 from stillhouse.evaluation.task_kinds import PSNR, TradeOff
 from stillhouse.sources.low_resolution import clean, true_images
 from stillhouse.teachers.ensemble import LOGITS, Ensemble
 
 TEACHER = "teacher"
+SHOWN = 4
+"""Examples in the report."""
 
 
 def psnr(kind: PSNR, arm: Arm, context: Context) -> Findings:
@@ -28,8 +33,21 @@ def psnr(kind: PSNR, arm: Arm, context: Context) -> Findings:
     with measuring(arm.model):
         for batch in batches(context.source, context.batch_size, context.device):
             found.append(decibels(arm.model.signals(batch)[LOGITS], batch["labels"]).cpu())
+        few = next(batches(context.source, SHOWN, context.device))
+        restored = arm.model.signals(few)[LOGITS]
     values = torch.cat(found)
-    return Findings(metrics={"psnr": values.mean().item()}, per_example={"psnr": values.tolist()})
+    return Findings(
+        metrics={"psnr": values.mean().item()},
+        figures=[rows("Restored, and true", [restored, few["labels"]])],
+        per_example={"psnr": values.tolist()},
+    )
+
+
+def rows(title: str, columns: list[Tensor]) -> dict[str, Any]:
+    """A figure with a row an example: columns of images [B, C, H, W], smaller ones enlarged to the last's size."""
+    size = columns[-1].shape[-2:]
+    even = [functional.interpolate(images.float(), size=size) for images in columns]
+    return sheet(title, torch.stack(even, 1).flatten(0, 1), columns=len(columns))
 
 
 def decibels(restored: Tensor, true: Tensor) -> Tensor:
@@ -85,8 +103,16 @@ def trade_off(kind: TradeOff, arm: Arm, context: Context) -> Findings:
         figures=[
             common | {"title": "Decibels by the scalar", "series": {"": front.psnr}, "ylabel": "dB"},
             common | {"title": "Distance from true images by the scalar", "series": {"": front.distance}},
+            _shown(arm, context),
         ],
     )
+
+
+def _shown(arm: Arm, context: Context) -> dict[str, Any]:
+    few = next(batches(context.source, SHOWN, context.device))
+    with measuring(arm.model):
+        moved = list(_moved(arm, few, 3))
+    return rows("Given; scalar 0, 1/2, 1; true", [few["image"], *moved, few["labels"]])
 
 
 def _front(kind: TradeOff, arm: Arm, context: Context) -> Front:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stillhouse.engine.folder import disk_errors, read_json, sync
 from stillhouse.errors import StillhouseError, nearest
 from stillhouse.students.load import load_student
+from stillhouse.students.readme import readme
 from stillhouse.views.model import Model
 
 FORMATS = ("hf", "onnx", "safetensors")
@@ -55,7 +56,9 @@ def export(run: str | Path, to: str, out: str | Path) -> Path:
             else:
                 shutil.copytree(student, temporary)
             if not foreign:
-                (temporary / "README.md").write_text(_readme(run, config, to), encoding="utf-8")
+                of_text = (student / "tokenizer.json").is_file()
+                told = readme(run.resolve().name, config, to, of_text=of_text)
+                (temporary / "README.md").write_text(told, encoding="utf-8")
             for file in temporary.iterdir():
                 sync(file)
             if out.exists():
@@ -78,10 +81,11 @@ class _Whole(nn.Module):
 
 
 def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
-    if "network" not in config or config["facts"]["task"] != "classification" or config.get("sampler"):
+    facts = config.get("facts", {})
+    if facts.get("task") != "classification" or len(facts["shape"]) != 3 or config.get("sampler"):
         raise StillhouseError(
-            "only classifiers of images are exported to ONNX; a generator goes --to safetensors, "
-            "a language model --to hf"
+            "only classifiers of images are exported to ONNX; a language model goes --to hf, the others (a generator, "
+            "a restorer, what reads tables) go --to safetensors"
         )
     try:
         for package in ("onnx", "onnxscript"):
@@ -108,74 +112,3 @@ def _write_onnx(run: Path, config: dict[str, Any], path: Path) -> None:
 def _plugins(run: Path) -> list[str]:
     path = run / "launch.json"
     return read_json(path).get("plugins", []) if path.exists() else []
-
-
-def _readme(run: Path, config: dict[str, Any], to: str) -> str:
-    facts, view, sampler = config["facts"], config.get("view") or {}, config.get("sampler")
-    of_text = (run / "student" / "tokenizer.json").is_file()
-    network, shape = _words(config["network"]), " x ".join(map(str, facts["shape"]))
-    mean, std = view.get("mean", [0.0]), view.get("std", [1.0])
-    lines = [f"# {run.resolve().name}: the student", ""]
-    if to == "onnx":
-        lines += [
-            f"Network: {network}. Task: {facts['task']}.",
-            f"Input `image`: float32 [batch, {shape.replace(' x ', ', ')}] in [0, 1]; the graph normalises it.",
-            f"Output `logits`: float32 [batch, {facts['classes']}].",
-            "",
-            '    onnxruntime.InferenceSession("model.onnx").run(["logits"], {"image": images})',
-        ]
-        return "\n".join(lines) + "\n"
-    if sampler:
-        lines += [
-            f"Network: {network}, a generator of images [{shape}] of {facts['classes']} classes.",
-            f"Sampler: {_words(sampler)}. Called with noise or noisy images, noise levels and classes.",
-            f"What it gives is an image as {std} * output + {mean}, by channel, in [0, 1].",
-        ]
-    elif view.get("kind") == "sentence":
-        lines += [
-            f"Network: {network}.",
-            "Input: `input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it.",
-            "Output: the mean of its states over the tokens that are no padding, scaled to length one.",
-        ]
-    elif of_text:
-        lines += [
-            f"Network: {network}. Task: {facts['task']}.",
-            "Input: `input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it.",
-            f"Output: {facts['classes']} classes {', '.join(facts['names'])}".rstrip() + ".",
-        ]
-    else:
-        lines += [
-            f"Network: {network}. Task: {facts['task']}.",
-            f"Input: [{shape}] in [0, 1], given to the network as (image - {mean}) / {std}, by channel.",
-            f"Output: {facts['classes']} classes {', '.join(facts['names'])}".rstrip() + ".",
-        ]
-    lines += [
-        "",
-        "With Stillhouse:",
-        "",
-        "    from stillhouse import load_student",
-        "",
-        '    student = load_student(".")  # this folder',
-        *([] if sampler else [f"    {_called(view, of_text)}"]),
-        "",
-        "Without it, model.safetensors holds the parameters by the names of the network's layers, and config.json its",
-        "sizes:",
-        "",
-        "    from safetensors.torch import load_file",
-        "",
-        '    state = load_file("model.safetensors")',
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _called(view: dict[str, Any], of_text: bool) -> str:
-    """A line of Python that asks the student."""
-    if view.get("kind") == "sentence":
-        return 'embeddings = student.signals(tokenizer(texts, padding=True, return_tensors="pt"), ["embedding"])'
-    if of_text:
-        return 'logits = student.signals(tokenizer(text, return_tensors="pt"))["logits"]'
-    return 'logits = student.signals({"image": images})["logits"]'
-
-
-def _words(kind: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in kind.items())
