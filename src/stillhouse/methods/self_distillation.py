@@ -16,8 +16,8 @@ Algorithm: for each batch of two views,
 Roles: student, whose average is the teacher and what is kept.
 Deviations: two views of one size, no small crops. AttMask's hints are left out. UDI's term between patches of two views
     is left out, and the second class token is the network's distillation token. Those of `methods.prototypes`.
-Limits: the network `vit`. AttMask has no proof here: of a small drawn character, the patches that are looked at most are
-    nearly all there is, and in every trial of up to 1,400 steps random ones left more to learn from.
+Limits: the network `vit`. AttMask has no proof here: of a small drawn character, the patches that are looked at most
+    are nearly all there is, and in every trial of up to 1,400 steps random ones left more to learn from.
 """
 
 from __future__ import annotations
