@@ -209,8 +209,9 @@ class RegionContrast(nn.Module):
     classifier gives the teacher's vector there, and is not held apart from windows of its own class. The classifier
     is trained along, by its cross-entropy on the teacher's whole maps, which is added to the value.
 
-    Deviations: the paper's classifier is the teacher's own, whose weights are no signal. Its contrast between features
-    in place of samples is left out. Maps of unequal resolution are brought to the smaller by adaptive averages.
+    Deviations: the paper sorts windows by the teacher's own classifier, whose weights are no signal; its rule for which
+    ones are held apart is read from a summary, and was not checked against its text. Its contrast between features in
+    place of samples is left out. Maps of unequal resolution are brought to the smaller by adaptive averages.
 
     Args of forward: maps [B, C, H, W] of both sides, `labels` [B] where the same class is left out or recognised.
     Returns [B]. Raises StillhouseError for signals that are no maps, a window larger than they are, or missing classes.
