@@ -35,8 +35,11 @@ def test_what_a_student_takes_is_told_and_called_so():
     assert "Input: [1 x 8 x 8] in [0, 1], given to the network as (image - [0.5]) / [0.2], by channel." in images
     assert 'restored = student.signals({"image": images})["logits"]' in images
     table = page("classification", shape=[7])
-    assert "Input: `features` [batch, 7], the columns as the data gave them." in table
-    assert 'logits = student.signals({"features": rows})["logits"]' in table
+    assert "Input: `features` [batch, 7], as the data gives it." in table
+    assert 'signals = student.signals({"features": batch}, ())' in table
+    parser = page("parsing", shape=[9], view={"kind": "field", "field": "input_ids", "truth": "tree"})
+    assert 'signals = student.signals({"input_ids": batch}, ())' in parser
+    assert "Output: `logits`, or tensors by the names that the network gives them." in parser
     sentences = page("classification", view={"kind": "sentence"}, text=True)
     assert "scaled to length one" in sentences
     assert "classes" not in sentences

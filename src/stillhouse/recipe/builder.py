@@ -24,7 +24,7 @@ from stillhouse.store.shards import Store
 from stillhouse.teachers.ensemble import Ensemble
 from stillhouse.teachers.frozen import Frozen, Teacher
 from stillhouse.teachers.stored import StoredTeacher
-from stillhouse.views.kinds import Detection, Encoder, Image, Row, Segmentation, Tokens, ViewKind
+from stillhouse.views.kinds import plain_view
 from stillhouse.views.model import Model
 
 EXAMPLE = 4
@@ -202,7 +202,7 @@ class Builder:
             return network_of(spec, self.recipe).build(facts)
 
     def _viewed(self, spec: ModelSpec, network: nn.Module, facts: Facts) -> Model:
-        return Model(network, (spec.view or _plain_view(facts)).build(facts))
+        return Model(network, (spec.view or plain_view(facts)).build(facts))
 
     def _state(self, weights: WeightsKind, role: str, teacher: Callable[[], State] | None) -> State | None:
         if isinstance(weights, LayersOf):
@@ -224,19 +224,6 @@ class Builder:
         if teacher is None:
             raise StillhouseError(f"weights of {role!r} are the teacher's, and there is no teacher")
         return teacher()
-
-
-def _plain_view(facts: Facts) -> ViewKind:
-    """The view of a model for a task that names none."""
-    if facts.task == "segmentation":
-        return Segmentation()
-    if facts.task == "detection":
-        return Detection()
-    if facts.task == "language":
-        return Tokens()
-    if facts.tokenizer is not None:
-        return Encoder()
-    return Row() if len(facts.shape) == 1 else Image()
 
 
 def _split(source: Source) -> str:

@@ -15,7 +15,8 @@ from stillhouse.kinds import load_plugin, lookup
 from stillhouse.networks import encoder_kinds as _encoders  # noqa: F401  (registers the networks)
 from stillhouse.networks import kinds as _networks  # noqa: F401  (registers the networks)
 from stillhouse.networks import pretrained_kinds as _pretrained  # noqa: F401  (registers the networks)
-from stillhouse.views import kinds as _views  # noqa: F401  (registers the views)
+from stillhouse.networks import task_kinds as _tasks  # noqa: F401  (registers the networks)
+from stillhouse.views.kinds import plain_view
 from stillhouse.views.model import Model
 
 
@@ -46,8 +47,8 @@ def load_student(folder: str | Path, plugins: Iterable[str | Path] = ()) -> Mode
     facts = Facts(given["task"], tuple(given["shape"]), given["classes"], tuple(given["names"]), tokenizer)
     network = _kind("network", config["network"]).build(facts)
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    plain = {"kind": "image" if tokenizer is None else "encoder"}
-    return Model(network, _kind("view", config.get("view") or plain).build(facts)).eval()
+    view = _kind("view", config["view"]) if config.get("view") else plain_view(facts)
+    return Model(network, view.build(facts)).eval()
 
 
 def _tokenizer(folder: Path) -> Any:

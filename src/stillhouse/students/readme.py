@@ -59,8 +59,8 @@ def _reader(config: dict[str, Any], of_text: bool) -> list[str]:
     facts, (mean, std) = config["facts"], _normalised(config)
     if of_text:
         taken = "`input_ids` and `attention_mask` [batch, tokens] of the tokenizer beside it"
-    elif _is_table(config):
-        taken = f"`features` [batch, {_shape(facts)}], the columns as the data gave them"
+    elif field := _field(config):
+        taken = f"`{field}` [batch, {', '.join(map(str, facts['shape']))}], as the data gives it"
     else:
         taken = f"[{_shape(facts)}] in [0, 1], given to the network as (image - {mean}) / {std}, by channel"
     given = "the mean of its states over the tokens that are no padding, scaled to length one"
@@ -72,6 +72,7 @@ def _reader(config: dict[str, Any], of_text: bool) -> list[str]:
 def _output(facts: dict[str, Any]) -> str:
     classes = f"{facts['classes']} classes {', '.join(facts['names'])}".rstrip()
     by_task = {
+        "classification": f"logits of {classes}",
         "restoration": "the restored image, its pixels meant for [0, 1]",
         "regression": "the predicted number",
         "multi-label": f"a logit for each of {classes}; above 0 it is likelier there than not",
@@ -81,7 +82,7 @@ def _output(facts: dict[str, Any]) -> str:
         "language": f"logits of the next token, of {facts['classes']}",
         "masked-language": f"logits of each token, of {facts['classes']}",
     }
-    return by_task.get(facts["task"], f"logits of {classes}")
+    return by_task.get(facts["task"], "`logits`, or tensors by the names that the network gives them")
 
 
 def _called(config: dict[str, Any], of_text: bool) -> str:
@@ -90,8 +91,10 @@ def _called(config: dict[str, Any], of_text: bool) -> str:
         return 'embeddings = student.signals(tokenizer(texts, padding=True, return_tensors="pt"), ["embedding"])'
     if of_text:
         return 'logits = student.signals(tokenizer(text, return_tensors="pt"))["logits"]'
-    if _is_table(config):
-        return 'logits = student.signals({"features": rows})["logits"]'
+    if field := _field(config):
+        return f'signals = student.signals({{"{field}": batch}}, ())'
+    if config["facts"]["task"] == "detection":
+        return 'signals = student.signals({"image": images}, ())'
     given = "restored" if config["facts"]["task"] == "restoration" else "logits"
     return f'{given} = student.signals({{"image": images}})["logits"]'
 
@@ -100,8 +103,12 @@ def _is_sentence(config: dict[str, Any]) -> bool:
     return (config.get("view") or {}).get("kind") == "sentence"
 
 
-def _is_table(config: dict[str, Any]) -> bool:
-    return len(config["facts"]["shape"]) == 1
+def _field(config: dict[str, Any]) -> str | None:
+    """The field of a batch that a student reads, where it is no image: what its view names, or a table's rows."""
+    view = config.get("view") or {}
+    if view.get("kind") == "field":
+        return view["field"]
+    return "features" if len(config["facts"]["shape"]) == 1 else None
 
 
 def _normalised(config: dict[str, Any]) -> tuple[list[float], list[float]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from stillhouse.kinds import Kind
+
+if TYPE_CHECKING:
+    from stillhouse.engine.contracts import Facts
 
 
 class ViewKind(Kind):
@@ -100,3 +103,16 @@ class Sentence(ViewKind):
 
     kind: Literal["sentence"] = "sentence"
     builds = "stillhouse.views.encoder:SentenceView"
+
+
+def plain_view(facts: Facts) -> ViewKind:
+    """The view of a model for data of these facts that names none."""
+    if facts.task == "segmentation":
+        return Segmentation()
+    if facts.task == "detection":
+        return Detection()
+    if facts.task == "language":
+        return Tokens()
+    if facts.tokenizer is not None:
+        return Encoder()
+    return Row() if len(facts.shape) == 1 else Image()
