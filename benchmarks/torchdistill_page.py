@@ -192,7 +192,7 @@ def accuracy(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
     return [text, *table(columns, rows), verdict(found), "", why, ""]
 
 
-def whole(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
+def whole(found: dict[str, Any], start: dict[str, Any], luck: dict[str, list[float]]) -> list[str]:
     if not found:
         return []
     columns = ["method", "ours", "theirs", "binomial error", "difference, points", "mean of the last ten losses"]
@@ -201,6 +201,12 @@ def whole(found: dict[str, Any], start: dict[str, Any]) -> list[str]:
     text = WHOLE.format(steps=steps, images=steps * start["batch"], **settings(start))
     missing = [NAMES[name] for name in NAMES if name not in found]
     told = [f"Not run: {', '.join(missing)}.", ""] if missing else []
+    if luck:
+        each = "; ".join(f"{NAMES[name]} {', '.join(f'{value:.1%}' for value in row)}" for name, row in luck.items())
+        told += [
+            f"Ours twice more, from weights moved by one part in 10^5, which tells the luck of training: {each}.",
+            "",
+        ]
     if "spkd-scaled" in found:
         told += [SCALED, ""]
     return [text, *table(columns, rows), verdict(found), "", *told]
@@ -241,7 +247,7 @@ def main() -> None:
         *values(results["values"], start["training"]["batch"]),
         *speed(found, start["training"]["batch"]),
         *accuracy(found, start["training"]),
-        *whole(long, start.get("whole", {})),
+        *whole(long, start.get("whole", {}), results.get("luck", {})),
         TEACHER.format(unchanged=told, **results["documented"]),
         "Machine: " + ", ".join(f"{key} {value}" for key, value in machine.items() if key != "load") + ".",
         "",
