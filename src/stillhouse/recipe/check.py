@@ -235,11 +235,11 @@ def _measure_a_few(recipe: Recipe, stages: list[Planned], builder: Builder, repo
     few = _First(source, MEASURED)
     context = Context(builder.data, few, builder.arms(stages), recipe.seed, builder.device)
     fine = []
-    for metric in recipe.evaluate:
+    for metric in (one for one in recipe.evaluate if one.rehearsed):
         try:
-            for arm in context.arms.values() if metric.rehearsed else []:
+            for arm in context.arms.values():
                 measured(metric, arm, context)
-            fine += [metric.word] if metric.rehearsed else []
+            fine.append(metric.word)
         except NothingToMeasure as error:
             if len(few) == len(source):
                 report.add("error", f"evaluate: {metric.word}", str(error))

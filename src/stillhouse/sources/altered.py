@@ -59,7 +59,7 @@ def long_tailed(kind: LongTailed) -> Data:
         wanted = (counts[0] * shares).round().long().clamp(min=1)
         return _firsts(labels, wanted)
 
-    return _fewer_rows(kind, kept)
+    return _fewer_rows(kind, kept, kind.of.build())
 
 
 def only_classes(kind: OnlyClasses) -> Data:
@@ -69,7 +69,7 @@ def only_classes(kind: OnlyClasses) -> Data:
         _require_classes(kind.classes, classes)
         return torch.isin(labels, torch.tensor(kind.classes)).nonzero().squeeze(1)
 
-    return _fewer_rows(kind, kept)
+    return _fewer_rows(kind, kept, kind.of.build())
 
 
 def fewer(kind: Fewer) -> Data:
@@ -140,17 +140,20 @@ def labels_of(source: Source) -> Tensor:
     return torch.cat(found)
 
 
-def classified(kind: AlteredKind, data: Data | None = None) -> Data:
-    """The data that is altered (None: not built yet). Raises StillhouseError where it is no classification."""
-    data = data or kind.of.build()
-    assert data is not None
-    if data.facts.task != "classification":
-        raise StillhouseError(f"data of kind {kind.word!r} is made of classified examples, not of {data.facts.task}")
+def classified(kind: AlteredKind) -> Data:
+    """The data that is altered. Raises StillhouseError where it is no classification."""
+    data: Data = kind.of.build()
+    _require_classification(kind, data)
     return data
 
 
-def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor], data: Data | None = None) -> Data:
-    data = classified(kind, data)
+def _require_classification(kind: AlteredKind, data: Data) -> None:
+    if data.facts.task != "classification":
+        raise StillhouseError(f"data of kind {kind.word!r} is made of classified examples, not of {data.facts.task}")
+
+
+def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor], data: Data) -> Data:
+    _require_classification(kind, data)
     labels = labels_of(data.train)
     rows = kept(labels, data.facts.classes)
     if not len(rows):
