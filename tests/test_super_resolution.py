@@ -181,6 +181,7 @@ def test_a_distance_is_read_off_the_front_at_given_decibels() -> None:
     assert front.distance_at(18.25) == pytest.approx(3.25)
     assert front.distance_at(21.0) == 10.0
     assert front.distance_at(17.0) == 3.0
+    assert Front(psnr=[20.0, 19.5, 18.5, 18.0], distance=[9.0, 5.9, 3.6, 3.0]).ahead_of(front) == 0.5
 
 
 class Blend(nn.Module):

@@ -76,13 +76,18 @@ class Front:
         share = (before - psnr) / (before - after)
         return self.distance[place - 1] + share * (self.distance[place] - self.distance[place - 1])
 
+    def ahead_of(self, other: Front) -> float:
+        """The share of its places at which its distance is below the other's where that has the same decibels."""
+        places = zip(self.psnr, self.distance, strict=True)
+        return sum(distance < other.distance_at(psnr) for psnr, distance in places) / len(self.psnr)
+
 
 def trade_off(kind: TradeOff, arm: Arm, context: Context) -> Findings:
     """Mean decibels and Fréchet distance at the scalar's ends and middle, and the distance at equal decibels.
 
     `distance_matched` is read off the line through an arm's places where the decibels are `given_up` below the
     teacher's at scalar 0: at one fidelity for all arms. An arm that never gets there has the distance of its nearest
-    end.
+    end. `ahead`: the share of the arm's own places at which its distance is below the teacher's at the same decibels.
 
     Raises StillhouseError for an arm that no scalar moves, and for data that tells no classes of true images.
     """
@@ -99,6 +104,7 @@ def trade_off(kind: TradeOff, arm: Arm, context: Context) -> Findings:
             "distance_middle": front.distance[middle],
             "distance_high": front.distance[-1],
             "distance_matched": front.distance_at(teacher.psnr[0] - kind.given_up),
+            "ahead": front.ahead_of(teacher),
         },
         figures=[
             common | {"title": "Decibels by the scalar", "series": {"": front.psnr}, "ylabel": "dB"},

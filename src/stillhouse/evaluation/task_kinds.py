@@ -78,6 +78,7 @@ class TradeOff(MetricKind):
         "distance_middle": Measure("Fréchet distance, scalar 1/2", "lower"),
         "distance_high": Measure("Fréchet distance, scalar 1", "lower"),
         "distance_matched": Measure("Fréchet distance at equal decibels", "lower"),
+        "ahead": Measure("places ahead of the teachers' average", "higher", "share"),
     }
     needs_teacher = True
     rehearsed = False
