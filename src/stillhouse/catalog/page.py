@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from stillhouse.catalog import papers, shipped
@@ -20,8 +19,6 @@ from stillhouse.engine.folder import write_text
 from stillhouse.errors import StillhouseError
 
 ROOT = Path(__file__).parents[3]
-ROW = 160
-"""Characters of an expectation that a table's row has room for."""
 BEGIN, END = "<!-- evidence:begin -->", "<!-- evidence:end -->"
 
 
@@ -47,24 +44,14 @@ def with_table(path: Path) -> str:
     return f"{before}{BEGIN}\n{recipe_table()}{END}{after}"
 
 
-def _first(expectations: Sequence[Finding]) -> Finding:
-    """The first that fits a table's row; where none does, the first."""
-    return next((one for one in expectations if len(one.text) <= ROW), expectations[0])
-
-
 def recipe_table() -> str:
-    """The shipped recipes that were proved, with one comparison of each; then how many fell short."""
+    """The shipped recipes by family, which of them were proved and which fell short; then what of the catalogue is."""
     judged = _judged()
-    lines = ["| recipe | measured (mean over seeds) |", "|---|---|"]
-    lines += [
-        f"| {_linked(recipe)} | {_measured(_first(found.expectations))} |"
-        for recipe, state, found in judged
-        if state.word == "proved"
-    ]
-    short = sum(state.word == "fell short" for _, state, _ in judged)
-    if short:
-        told = f"Proofs that fell short at the scale they were run, not in this table: {short}."
-        lines += ["", f"{told} Their numbers are in [the evidence](docs/evidence.md)."]
+    lines = ["| family | proved | fell short |", "|---|---|---|"]
+    for family in sorted({recipe.family for recipe, *_ in judged}):
+        of = [one for one in judged if one[0].family == family]
+        proved, short = ([_linked(one[0]) for one in of if one[1].word == word] for word in ("proved", "fell short"))
+        lines.append(f"| {family} | {', '.join(proved)} | {', '.join(short)} |")
     waiting = [
         f"`{recipe.name}` ({state.note})"
         for recipe in shipped.recipes().values()
