@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stillhouse.engine.contracts import Batch, Facts, Losses
+from stillhouse.engine.ledger import Ledger
 from stillhouse.methods.multi_kinds import SpecialisedTeachers
 from stillhouse.methods.roles import Roles
 from stillhouse.methods.specialised_teachers import unbalanced
@@ -64,6 +65,13 @@ def test_a_specialist_is_the_teacher_with_one_layer_masked() -> None:
     plain = built.teacher.members["other"].signals(given)["logits"]
     torch.testing.assert_close(frozen(given["second_image"]), plain)  # the hook is gone
     assert len(built.specialists(given)) == 4
+
+
+def test_what_specialists_cost_is_counted() -> None:
+    built, given, ledger = method(), batch(), Ledger()
+    with ledger.watching(dict(built.teacher.members)):
+        built.specialists(given)
+    assert {name: row["examples"] for name, row in ledger.roles.items()} == {"other": 48, "both": 48}  # two taps each
 
 
 def test_masks_bring_the_specialists_to_the_student_and_nothing_else_moves() -> None:

@@ -107,7 +107,7 @@ class SpecialisedTeachers(Method):
         frozen = self.teacher.members[member]
         handle = tapped(frozen.network, tap).register_forward_hook(lambda _, __, output: output * mask(output))
         try:
-            return Model(frozen.network, frozen.view).signals(batch)[LOGITS]
+            return Model.signals(frozen, batch)[LOGITS]  # not Frozen's, which gives the mask no gradient
         finally:
             handle.remove()
 
