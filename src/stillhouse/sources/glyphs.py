@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from fnmatch import fnmatch
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,9 +45,16 @@ class Typeset(ImageArray):
 def glyphs(kind: Glyphs) -> Data:
     """Images [1, size, size] in [0, 1] of single characters, white on black, as many of each as of any other.
 
-    Typefaces that lack a character are left out. Raises StillhouseError where the typefaces are not installed, or a
-    pattern names none of them, or none that has all characters.
+    Typefaces that lack a character are left out. Drawn once in a process: a run's stages, and a proof's seeds, ask for
+    the same images again. Raises StillhouseError where the typefaces are not installed, or a pattern names none of
+    them, or none that has all characters.
     """
+    return _drawn(kind.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _drawn(words: str) -> Data:
+    kind = Glyphs.model_validate_json(words)
     drawings, domains = _drawings(kind.fonts, kind.characters)
 
     def split(number: int, count: int, drawings: Tensor, domains: Tensor, pad: int = 0) -> Typeset:
