@@ -23,8 +23,8 @@ from stillhouse.evaluation.kinds import (
     FeatureSimilarity,
     GroupEffects,
     MacroF1,
-    measures,
 )
+from stillhouse.evaluation.metrics import measures
 from stillhouse.views.image import ImageView
 from stillhouse.views.kinds import Image
 from stillhouse.views.model import Model

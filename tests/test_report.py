@@ -526,6 +526,20 @@ def test_without_a_control_the_page_does_not_guess(tmp_path):
     assert "The teacher helped" not in page.text
 
 
+def test_without_a_control_the_arm_that_the_recipe_compares_with_is_told(tmp_path):
+    arms = {"student": {"accuracy": 0.9, "nll": 0.3}, "one_view": {"accuracy": 0.8}, "teacher": {"accuracy": 0.95}}
+    given = summary(arms=arms, effect={})
+    expect = ["student.nll < one_view.nll", "student.accuracy > one_view.accuracy by 2 se"]
+    proof = f"control: false\nproof: {{expect: {json.dumps(expect)}}}\n"
+    found = verdict(read_run(write_run(tmp_path / "run", summary_json=given, recipe_yaml=RECIPE + proof)))
+    assert (found.reading, found.headline) == (
+        "unknown",
+        "The student's accuracy: 90.0\u202f%, against 80.0\u202f% of 'one_view'.",
+    )
+    assert "Set control" not in found.detail
+    assert "is not told" in found.detail
+
+
 def test_the_interval_is_drawn_with_better_to_the_right():
     from stillhouse.evaluation.statistics import Interval
     from stillhouse.report.page import whisker
@@ -648,6 +662,15 @@ def test_a_metric_with_its_own_interval_takes_one_row(tmp_path):
     page = report(write_run(tmp_path / "run", summary_json=told))
     assert "0.5300.260 to 0.850" in page.text
     assert "frechet low" not in page.text
+
+
+def test_a_page_written_again_knows_every_metric():
+    """In a process that has read no recipe, as `stillhouse report` is one."""
+    known = (
+        "from stillhouse.report import numbers; print(numbers.heading('frechet'), '/', numbers.measure('rmse').better)"
+    )
+    told = subprocess.run([sys.executable, "-c", known], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "Fr\u00e9chet distance / lower"
 
 
 def test_compare_takes_differences_within_a_seed(tmp_path):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from stillhouse.kinds import AnyKind, Kind, kinds
+from stillhouse.kinds import AnyKind, Kind
 from stillhouse.methods.kinds import Term
 from stillhouse.sources.kinds import DataKind
 
@@ -332,9 +332,3 @@ class Cost(MetricKind):
     }
     batch_size: Annotated[int, Field(gt=0)] = 256
     """Examples answered at a time."""
-
-
-def measures() -> dict[str, Measure]:
-    """Every metric that a registered kind gives, by its name in summary.json."""
-    registered = [kind for kind in kinds("metric").values() if issubclass(kind, MetricKind)]
-    return {name: measure for kind in registered for name, measure in kind.gives.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from stillhouse.evaluation.kinds import measures
+from stillhouse.evaluation.metrics import measures
 
 if TYPE_CHECKING:
     from stillhouse.evaluation.findings import Findings

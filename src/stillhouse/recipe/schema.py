@@ -14,15 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from stillhouse.catalog import papers
 from stillhouse.engine.settings import Train
 from stillhouse.errors import StillhouseError, nearest
-from stillhouse.evaluation import architecture_kinds as _architectures  # noqa: F401  importing registers
-from stillhouse.evaluation import detection_kinds as _detection  # noqa: F401  importing registers
-from stillhouse.evaluation import encoder_kinds as _metrics  # noqa: F401  importing registers
-from stillhouse.evaluation import generation_kinds as _generation  # noqa: F401  importing registers
-from stillhouse.evaluation import multi_label_kinds as _multi_label  # noqa: F401  importing registers
-from stillhouse.evaluation import regression_kinds  # noqa: F401  importing registers
-from stillhouse.evaluation import segmentation_kinds as _segmentation  # noqa: F401  importing registers
-from stillhouse.evaluation import task_kinds as _task_metrics  # noqa: F401  importing registers
-from stillhouse.evaluation.kinds import MetricKind, measures
+from stillhouse.evaluation.kinds import MetricKind
+from stillhouse.evaluation.metrics import measures
 from stillhouse.kinds import AnyKind, Strict
 from stillhouse.methods import (
     diffusion_kinds,  # noqa: F401  importing registers

@@ -29,7 +29,7 @@ from stillhouse.engine.folder import hold, make_folder, read_json, write_json, w
 from stillhouse.engine.process import Process
 from stillhouse.engine.seeds import derive
 from stillhouse.errors import Interrupted, RunFailed, StillhouseError
-from stillhouse.evaluation.kinds import measures
+from stillhouse.evaluation.metrics import measures
 from stillhouse.networks.kinds import File
 from stillhouse.recipe.choices import SearchSpec
 from stillhouse.recipe.execute import begin, require_fit, resume

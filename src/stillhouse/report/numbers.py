@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-from stillhouse.evaluation.kinds import Measure, measures
+from stillhouse.evaluation.kinds import Measure
+from stillhouse.evaluation.metrics import measures
 
 MINUS = "\u2212"
 NOTHING = "\u2013"

@@ -54,7 +54,9 @@ def verdict(run: RunFiles) -> Verdict:
     name, untold = chosen(run), failure(run) or "Whether the teacher helped cannot be told."
     if "control" not in arms:
         why = "No control arm was run: the same student, budget and seed without the teacher. Set control: true."
-        return Verdict("unknown", untold, " ".join(filter(None, (why, _doubts(run)))))
+        if told := _beside_a_rival(run):
+            why = "No control arm was run: that the teacher helped is not told. The recipe compares its own arms."
+        return Verdict("unknown", failure(run) or told or untold, " ".join(filter(None, (why, _doubts(run)))))
     if name is None:
         why = "No metric is shared by both arms." if arms["student"] else "The recipe's 'evaluate' is empty."
         return Verdict("unknown", untold, why)
@@ -138,8 +140,22 @@ def chosen(run: RunFiles) -> str | None:
 
 def _promised(plan: dict[str, Any]) -> list[str]:
     """The metrics on which the proof's expectations compare the student with the control."""
-    expectations = [str(e) for e in (plan.get("proof") or {}).get("expect") or []]
-    return [name for e in expectations if "control." in e for name in re.findall(r"\bstudent\.(\w+)", e)]
+    return [name for e in _expected(plan) if "control." in e for name in re.findall(r"\bstudent\.(\w+)", e)]
+
+
+def _expected(plan: dict[str, Any]) -> list[str]:
+    """The proof's expectations."""
+    return [str(expectation) for expectation in (plan.get("proof") or {}).get("expect") or []]
+
+
+def _beside_a_rival(run: RunFiles) -> str:
+    """The student beside the first arm that the recipe's proof compares it with on one metric; "" where none is."""
+    compared = [re.match(r"student\.(\w+)\s*[<>]=?\s*(\w+)\.(\w+)", text) for text in _expected(run.plan)]
+    for name, rival, other in (found.groups() for found in compared if found):
+        if name == other and rival != "control" and name in run.arms["student"] and name in run.arms.get(rival, {}):
+            own, theirs = (numbers.metric(name, run.arms[arm][name]) for arm in ("student", rival))
+            return f"The student's {numbers.heading(name)}: {own}, against {theirs} of '{rival}'."
+    return ""
 
 
 def _detail(name: str, interval: Interval) -> str:
