@@ -1,6 +1,7 @@
 """Side by side with torchdistill: loss values on the same tensors, seconds a step, accuracy after the same steps.
 
-    python benchmarks/torchdistill.py --root DATA [--parts values,documented,training,whole,luck] [--methods kd,at]
+    python benchmarks/torchdistill.py --root DATA [--parts values,documented,training,double,whole,luck]
+                                      [--methods kd,at]
 
 DATA is a folder with cifar10/*.parquet and weights/cifar10_resnet{20,56}.safetensors. torchdistill is never imported
 here: it runs in a process of its own, in an environment of its own (not part of the repository), made by
@@ -9,8 +10,9 @@ here: it runs in a process of its own, in an environment of its own (not part of
     benchmarks/peers/torchdistill/bin/pip install torch==2.13.0 torchdistill==1.1.5 torchvision==0.28.0 pydantic pillow
 
 ResNet-56 to ResNet-20, both this project's own classes on both sides, from the given weights (`training`: 50 steps) or
-with a student from random ones (`whole`: 1,000 steps, none of the time measured); the train-only parts from the same
-random ones; the same finished batches in the same order, SGD with a cosine schedule, the teacher in eval mode.
+with a student from random ones (`whole`: 1,000 steps, none of the time measured; `double`: its first 20 in double
+precision, where rounding does not part the two sides). The train-only parts start from the same random weights; the
+same finished batches come in the same order; SGD with a cosine schedule; the teacher in eval mode.
 The two sides take turns, a block of steps at a time, in one thread each. Ours is timed with drawing and augmenting the
 batch and with the engine's logging; theirs is handed normalised batches (and CRD's negatives) and is timed without.
 Results are kept by method in benchmarks/results/torchdistill.json; benchmarks/torchdistill_page.py makes the page.
@@ -27,7 +29,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -466,6 +469,8 @@ class Budget:
     tested: int
 
 
+DOUBLE = 20
+"""Steps in double precision."""
 BUDGETS = {"training": Budget(50, 0.002, GIVEN["student"], 2000), "whole": Budget(1000, 0.05, None, 5000)}
 
 
@@ -546,7 +551,15 @@ def config(budget: Budget) -> dict[str, Any]:
     }
 
 
-def build_theirs(peer: Peer, method: str, case: dict[str, Any], ours: Ours, budget: Budget, folder: Path) -> None:
+def build_theirs(
+    peer: Peer,
+    method: str,
+    case: dict[str, Any],
+    ours: Ours,
+    budget: Budget,
+    folder: Path,
+    batches: str = "batches.pt",
+) -> None:
     """The same student, teacher and parts on the other side."""
     parts = their_parts(method, dict(ours.method.student.parts.items()))  # type: ignore[attr-defined]
     state = {
@@ -556,7 +569,7 @@ def build_theirs(peer: Peer, method: str, case: dict[str, Any], ours: Ours, budg
     }
     torch.save(state, folder / "weights.pt")
     peer.ask("seed", seed=SEED)
-    files = {"weights": folder / "weights.pt", "batches": folder / "batches.pt"}
+    files = {"weights": folder / "weights.pt", "batches": folder / batches}
     peer.ask("build", case=case, config=config(budget), **files)
 
 
@@ -585,6 +598,41 @@ def training(peer: Peer, data: Data, method: str, budget: Budget, folder: Path) 
         "teacher_unchanged_theirs": content(finished["teacher"]) == before,
         "load": os.getloadavg()[0],
     }
+
+
+def double(peer: Peer, data: Data, method: str, folder: Path) -> dict[str, Any]:
+    """How far apart the two students are after a few steps in double precision, as a share of the way they went."""
+    with precision(peer, "float64"):
+        budget = replace(BUDGETS["whole"], steps=DOUBLE)
+        terms, case = cases(len(data.train))[method]
+        ours = Ours(data, terms, budget, folder / f"{method}-double")
+        begun = parameters(ours.student.network.state_dict())
+        save_batches(data, DOUBLE, folder / "batches-double.pt")
+        build_theirs(peer, method, case, ours, budget, folder, "batches-double.pt")
+        losses = {"ours": ours.steps(DOUBLE)["losses"], "theirs": peer.ask("steps", count=DOUBLE)["losses"]}
+        peer.ask("finish", out=folder / "finished.pt")
+    left = parameters(ours.student.network.state_dict()), parameters(torch.load(folder / "finished.pt")["student"])
+    apart = float((left[0] - left[1]).norm() / (left[0] - begun).norm())
+    return {"steps": DOUBLE, "first_step_apart": trajectories(losses)["first_step_apart"], "students_apart": apart}
+
+
+@contextmanager
+def precision(peer: Peer, name: str) -> Iterator[None]:
+    """Both processes make their networks, and compute, in a precision of this name."""
+    before = str(torch.get_default_dtype()).removeprefix("torch.")
+    try:
+        torch.set_default_dtype(getattr(torch, name))
+        peer.ask("precision", name=name)
+        yield
+    finally:
+        torch.set_default_dtype(getattr(torch, before))
+        peer.ask("precision", name=before)
+
+
+def parameters(state: Mapping[str, Tensor]) -> Tensor:
+    """The parameters of a network's state, all in one row, [P]: nothing of batch norm's statistics."""
+    kept = [value.flatten() for name, value in sorted(state.items()) if name.endswith(("weight", "bias"))]
+    return torch.cat(kept).double()
 
 
 def again(data: Data, method: str, budget: Budget, folder: Path) -> list[float]:
@@ -740,7 +788,7 @@ def keep(part: str, name: str | None, result: Any) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", required=True)
-    parser.add_argument("--parts", default="values,documented,training,whole")
+    parser.add_argument("--parts", default="values,documented,training,double,whole")
     parser.add_argument("--methods", default=None)
     parser.add_argument("--peer", type=Path, default=PEER)
     options = parser.parse_args()
@@ -761,6 +809,9 @@ def main() -> None:
             keep("start", part, start(data, budget))
             for method in (options.methods or ",".join(cases(1))).split(","):
                 keep(part, method, training(peer, data, method, budget, folder))
+        if "double" in options.parts:
+            for method in (options.methods or ",".join(cases(1))).split(","):
+                keep("double", method, double(peer, data, method, folder))
         if "luck" in options.parts:
             for method in (options.methods or ",".join(cases(1))).split(","):
                 keep("luck", method, again(data, method, BUDGETS["whole"], folder))

@@ -2,6 +2,7 @@
 
 Reads one JSON command a line from standard input and answers each with one line of JSON: `losses` computes
 torchdistill's losses and their gradients on given tensors; `build` makes a `DistillationBox` from a case;
+`precision` sets the type of what is made after it;
 `steps` takes training steps with it, as torchdistill's image-classification example does; `finish` writes the weights.
 Tensors travel in files. Python must be started with -P, or `torchdistill` is the file beside this one.
 """
@@ -174,6 +175,9 @@ def main() -> None:
         if do == "seed":
             torch.manual_seed(options["seed"])
             np.random.seed(options["seed"])
+            answer = {}
+        elif do == "precision":
+            torch.set_default_dtype(getattr(torch, options["name"]))
             answer = {}
         elif do == "losses":
             answer = losses(**options)

@@ -119,4 +119,4 @@ def _sum(values: Tensor, where: Tensor | None) -> Tensor:
     if where is not None:
         values = values.masked_fill(where == 0, 0.0)
         values = values if where.dtype == torch.bool else values * where
-    return values.sum(dtype=torch.float32)
+    return values.sum(dtype=torch.promote_types(values.dtype, torch.float32))
