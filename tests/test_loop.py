@@ -19,6 +19,7 @@ from stillhouse.engine.events import Event, Events, Listener, Progress, Said
 from stillhouse.engine.folder import RunFolder
 from stillhouse.engine.loop import Loop
 from stillhouse.engine.process import Process
+from stillhouse.engine.reduction import summed
 from stillhouse.engine.settings import SGD, AdamW, PlayerSettings, Train
 from stillhouse.errors import RunFailed, StillhouseError
 
@@ -332,6 +333,14 @@ def test_a_half_precision_loss_is_summed_in_full(tmp_path: Path):
     loop(tmp_path, Half(), steps=1).run()
     assert logged(tmp_path)[0]["losses"]["large"] == pytest.approx(30)
     assert logged(tmp_path)[0]["losses"]["masked"] == pytest.approx(1)
+
+
+def test_a_loss_in_double_precision_stays_in_it():
+    a_third = torch.full((3, 1), 1 / 3, dtype=torch.float64)
+    for where in (None, torch.ones(3, 1)):
+        total = summed(Losses(term=Loss(a_third, where=where)))
+        assert total.dtype == torch.float64
+        assert float(total) == pytest.approx(1, abs=1e-15)
 
 
 def test_fp16_gradients_that_overflow_are_passed_over_and_the_scale_is_kept(tmp_path: Path):
