@@ -12,13 +12,13 @@ from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.targets import build_for
 from stillhouse.recipe.text import load
 
-SMALL = ["data.shift=0", "data.limit=40", "train.steps=6", "train.batch_size=20", "train.log_every=1"]
+SMALL = ["data.of.of.shift=0", "data.of.limit=52", "data.labels=26", "train.steps=6", "train.batch_size=20", "train.log_every=1"]
 SMALL += ["teacher.network.width=4", "student.network.width=4", "control=false", "arms={}", "proof=null", "evaluate=[]"]
 SMALL += ["teacher.weights={kind: trained, steps: 2}"]
 
 
 def test_the_arms_differ_by_their_terms_alone():
-    recipe = load("torchdistill-digits")
+    recipe = load("torchdistill-glyphs")
     for name, arm in recipe.arms.items():
         assert arm.model_fields_set == {"method"}, name
         assert arm.method is not None
@@ -36,15 +36,15 @@ def losses(recipe: Recipe, folder: Path) -> list[dict[str, float]]:
 
 def test_a_stored_teacher_gives_the_losses_of_a_live_one(tmp_path: Path):
     """All terms of all arms at once: logits, and the features at three taps."""
-    recipe = load("torchdistill-digits")
+    recipe = load("torchdistill-glyphs")
     methods = [recipe.method, *(arm.method for arm in recipe.arms.values())]
     terms = [term for method in methods if method for term in json.loads(method.model_dump_json())["terms"][1:]]
     every = [*SMALL, f"method.terms={json.dumps(terms)}"]
-    build_for(load("torchdistill-digits", every), tmp_path / "store", device="cpu", progress=False)
+    build_for(load("torchdistill-glyphs", every), tmp_path / "store", device="cpu", progress=False)
     kept = f"teacher.weights={{kind: file, path: {tmp_path / 'store' / 'teacher' / 'weights.safetensors'}}}"
-    live = losses(load("torchdistill-digits", [*every, kept]), tmp_path / "live")
+    live = losses(load("torchdistill-glyphs", [*every, kept]), tmp_path / "live")
     from_store = [*every, kept, f"teacher.store={tmp_path / 'store'}"]
-    stored = losses(load("torchdistill-digits", from_store), tmp_path / "stored")
+    stored = losses(load("torchdistill-glyphs", from_store), tmp_path / "stored")
     assert json.loads((tmp_path / "stored" / "ledger.json").read_text())["student"]["teacher_from_store"] == 1.0
     assert len(live) == len(stored) == 6
     assert len(live[0]) >= 5, "one loss a term"
