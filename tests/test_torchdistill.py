@@ -12,7 +12,8 @@ from stillhouse.recipe.schema import Recipe
 from stillhouse.recipe.targets import build_for
 from stillhouse.recipe.text import load
 
-SMALL = ["data.of.of.shift=0", "data.of.limit=52", "data.labels=26", "train.steps=6", "train.batch_size=20", "train.log_every=1"]
+SMALL = ["data.of.of.shift=0", "data.of.limit=52", "data.labels=26"]
+SMALL += ["train.steps=6", "train.batch_size=20", "train.log_every=1"]
 SMALL += ["teacher.network.width=4", "student.network.width=4", "control=false", "arms={}", "proof=null", "evaluate=[]"]
 SMALL += ["teacher.weights={kind: trained, steps: 2}"]
 
