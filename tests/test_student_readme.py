@@ -30,6 +30,15 @@ def test_what_a_student_gives_is_told_by_its_task(task: str, output: str):
     assert output in page(task).splitlines()
 
 
+def test_a_generator_of_pairs_says_that_it_is_shown_the_first_image():
+    sampler, pairs = {"kind": "heun", "steps": 3}, {"kind": "pair-denoiser", "width": 8}
+    called = "Called with noise or noisy images, noise levels and classes"
+    assert f"{called}, and `reference`, the first image of each pair." in page(
+        "classification", sampler=sampler, network=pairs
+    )
+    assert f"{called}." in page("classification", sampler=sampler)
+
+
 def test_what_a_student_takes_is_told_and_called_so():
     images = page("restoration", view={"kind": "image", "mean": [0.5], "std": [0.2]})
     assert "Input: [1 x 8 x 8] in [0, 1], given to the network as (image - [0.5]) / [0.2], by channel." in images

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from stillhouse.engine.contracts import Data, Source
-from stillhouse.engine.seeds import derive, seeded
+from stillhouse.engine.seeds import derive
 from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.answers import batches, measuring
 from stillhouse.evaluation.cost import median_seconds
@@ -19,11 +18,12 @@ from stillhouse.evaluation.findings import Arm, Context, Findings
 from stillhouse.evaluation.generation_kinds import Frechet, SamplingCost
 from stillhouse.evaluation.pictures import sheet
 from stillhouse.networks.convnet import ConvNet
+from stillhouse.networks.judge import trained_judge
 from stillhouse.networks.kinds import ConvNet as ConvNetKind
 
 JUDGE = ConvNetKind(width=16)
 """The classifier whose features are compared: 64 of them."""
-JUDGE_STEPS, JUDGE_BATCH, JUDGE_LR = 800, 64, 3e-3
+JUDGE_STEPS, JUDGE_BATCH = 800, 64
 RESAMPLES = 200
 SHOWN = 4
 """Images of each class in the report."""
@@ -106,8 +106,10 @@ def sampling_cost(kind: SamplingCost, arm: Arm, context: Context) -> Findings:
     )
 
 
-def sampler(arm: Arm, metric: str) -> Callable[[Tensor, torch.Generator], Tensor]:
-    """A function from labels [B] and a generator to the arm's images [B, C, H, W] in [0, 1].
+def sampler(arm: Arm, metric: str) -> Callable[..., Tensor]:
+    """A function from labels [B], a generator, and by name what else the network is shown, to the arm's images.
+
+    They are [B, C, H, W], in [0, 1].
 
     Raises StillhouseError where the arm has no sampler, or its view does not lead back to images.
     """
@@ -119,9 +121,9 @@ def sampler(arm: Arm, metric: str) -> Callable[[Tensor, torch.Generator], Tensor
             f"denoises, an image view and a sampler (sampler: heun, say), or leave {metric} out of 'evaluate'"
         )
 
-    def sample(labels: Tensor, rng: torch.Generator) -> Tensor:
+    def sample(labels: Tensor, rng: torch.Generator, **shown: Tensor) -> Tensor:
         noise = torch.randn(len(labels), *shape, generator=rng, device=rng.device)
-        return back(arm.sampler(noise, labels, rng))
+        return back(arm.sampler(noise, labels, rng, **shown))
 
     return sample
 
@@ -189,17 +191,18 @@ def _look(network: ConvNet, source: Source, context: Context) -> tuple[Tensor, T
 
 def _train(data: Data, device: Any) -> ConvNet:
     """The classifier, fitted to the training split as it is, from a seed of its own."""
-    with seeded(derive(0, "frechet judge")):
-        network = ConvNet(JUDGE, data.facts).to(device).train()
-    rng = torch.Generator().manual_seed(derive(0, "frechet judge", "order"))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=JUDGE_LR, weight_decay=1e-2)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, JUDGE_STEPS)
-    for _ in range(JUDGE_STEPS):
-        rows = torch.randint(len(data.train), (JUDGE_BATCH,), generator=rng)
-        batch = {name: value.to(device) for name, value in data.train.fetch(rows, None).items()}
-        optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(network(batch["image"]), batch["labels"]).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        falling.step()
-    return network.eval()
+
+    def examples(rows: Tensor) -> tuple[Tensor, Tensor]:
+        batch = data.train.fetch(rows, None)
+        return batch["image"].to(device), batch["labels"].to(device)
+
+    return trained_judge(
+        "frechet judge",
+        JUDGE,
+        examples,
+        len(data.train),
+        data.facts,
+        steps=JUDGE_STEPS,
+        batch_size=JUDGE_BATCH,
+        device=device,
+    )

@@ -66,6 +66,24 @@ class Frechet(MetricKind):
     """Images generated, of the classes in the measured split's proportions."""
 
 
+class Reference(MetricKind):
+    """Pairs of images drawn beside the first image of each real pair, whose domain the second one is to share.
+
+    A classifier of classes and domains judges, trained on one half of the real training pairs, the same in every
+    run; the judge of `own-pairs` has the other.
+    """
+
+    kind: Literal["reference"] = "reference"
+    rehearsed = False
+    task = "generation"
+    builds = "stillhouse.evaluation.pairs:reference"
+    gives: ClassVar[dict[str, Measure]] = {
+        "identity": Measure("images of the reference's domain", "higher", "share"),
+        "context": Measure("images of the class asked for", "higher", "share"),
+        "consistency": Measure("pairs of one domain, drawn without a reference", "higher", "share"),
+    }
+
+
 class SamplingCost(MetricKind):
     """Network calls and milliseconds that one generated image takes."""
 

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stillhouse.engine.settings import Positive
+from stillhouse.kinds import AnyKind
 from stillhouse.methods.kinds import Denoise, MethodKind
+from stillhouse.networks.kinds import Heun, SamplerKind
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -33,3 +35,24 @@ class SharedNoise(MethodKind):
 
     def without_teacher(self) -> Denoise:
         return Denoise(log_mean=self.log_mean, log_std=self.log_std)
+
+
+class OwnPairs(MethodKind):
+    """A model of pairs draws pairs, and on those of one domain it learns to draw the second image beside a given first.
+
+    Cai et al. 2024 (Diffusion Self-Distillation, arXiv:2411.18616). The teacher is the student before this training:
+    `student.weights: teacher`.
+    """
+
+    kind: Literal["own-pairs"] = "own-pairs"
+    builds = "stillhouse.methods.own_pairs:OwnPairs"
+    pairs: Annotated[int, Field(gt=0)] = 4096
+    """Drawn by the teacher before the first step."""
+    curated: bool = True
+    """Keep those alone whose two images a judge, trained on real images, takes for one domain's."""
+    sampler: Annotated[SamplerKind, AnyKind("sampler")] = Heun()
+    """How the teacher draws them."""
+    log_mean: float = -1.2
+    """Of the logarithm of the noise levels: P_mean of Karras et al. 2022."""
+    log_std: Positive = 1.2
+    """Of the same: P_std."""

@@ -49,16 +49,20 @@ class Denoiser(nn.Module):
 
         Args: x [B, C, H, W]; sigma [B], above zero; labels [B] class indices. Returns [B, C, H, W].
         """
+        return self.denoised(x, sigma, self.label(labels))
+
+    def denoised(self, x: Tensor, sigma: Tensor, asked: Tensor, seen: Tensor | float = 0.0) -> Tensor:
+        """D: x [B, C, H, W], sigma [B], asked [B, EMBEDDED]; seen [B, width] beside x, or nothing -> [B, C, H, W]."""
         skip, out, inside, told = coefficients(sigma[:, None], self.sigma_data)  # [B, 1] each
         flat = x.flatten(1)  # [B, C H W]
-        return (skip * flat + out * self.network(inside * flat, told, labels)).view_as(x)
+        return (skip * flat + out * self.network(inside * flat, told, asked, seen)).view_as(x)
 
-    def network(self, flat: Tensor, told: Tensor, labels: Tensor) -> Tensor:
-        """F: flat [B, C H W], told (c_noise) [B, 1], labels [B] -> [B, C H W]."""
+    def network(self, flat: Tensor, told: Tensor, asked: Tensor, seen: Tensor | float) -> Tensor:
+        """F: flat [B, C H W], told (c_noise) [B, 1], asked and seen as above -> [B, C H W]."""
         phase = told * self.waves  # [B, WAVES]
-        given = functional.silu(self.noise(torch.cat([phase.cos(), phase.sin()], 1)) + self.label(labels))
+        given = functional.silu(self.noise(torch.cat([phase.cos(), phase.sin()], 1)) + asked)
         turns = self.modulate(given).chunk(2 * len(self.blocks), 1)  # scale and shift of each block, [B, width]
-        hidden = self.enter(flat)
+        hidden = self.enter(flat) + seen
         for number, block in enumerate(self.blocks):
             hidden = block(hidden, turns[2 * number], turns[2 * number + 1])
         return self.leave(self.norm(hidden))

@@ -216,6 +216,13 @@ class Denoiser(NetworkKind):
     """Standard deviation of the data as the view shows it."""
 
 
+class PairDenoiser(Denoiser):
+    """A denoiser of two images side by side (data of kind `panels`), which may be shown the first of them."""
+
+    kind: Literal["pair-denoiser"] = "pair-denoiser"
+    builds = "stillhouse.networks.pair_denoiser:PairDenoiser"
+
+
 class SamplerKind(Kind):
     """How a generator turns noise into samples.
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from stillhouse.networks.kinds import Heun as HeunKind
 from stillhouse.networks.kinds import OneStep as OneStepKind
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x [B, ...], sigma [B], labels [B]) -> the clean x expected there, [B, ...]."""
+Denoise = Callable[..., Tensor]
+"""(x [B, ...], sigma [B], labels [B], and by name what else a denoiser is shown) -> the clean x expected, [B, ...]."""
 
 
 class OneStep:
@@ -22,9 +22,12 @@ class OneStep:
     def __init__(self, kind: OneStepKind, denoiser: Denoise) -> None:
         self.sigma, self.denoiser = kind.sigma, denoiser
 
-    def __call__(self, noise: Tensor, labels: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """Args: noise ~ N(0, I) [B, ...]; labels [B]; rng is not drawn from. Returns samples of noise's shape."""
-        return self.denoiser(self.sigma * noise, noise.new_full((len(noise),), self.sigma), labels)
+    def __call__(self, noise: Tensor, labels: Tensor, rng: torch.Generator | None = None, **shown: Tensor) -> Tensor:
+        """Args: noise ~ N(0, I) [B, ...]; labels [B]; rng is not drawn from; shown to the denoiser at every call.
+
+        Returns samples of noise's shape.
+        """
+        return self.denoiser(self.sigma * noise, noise.new_full((len(noise),), self.sigma), labels, **shown)
 
 
 class Heun:
@@ -40,20 +43,23 @@ class Heun:
         shares = torch.linspace(0, 1, kind.steps, dtype=torch.float64)
         self.levels = [*noise_levels(shares, kind.sigma_min, kind.sigma_max).tolist(), 0.0]
 
-    def __call__(self, noise: Tensor, labels: Tensor, rng: torch.Generator | None = None) -> Tensor:
-        """Args: noise ~ N(0, I) [B, ...]; labels [B]; rng is not drawn from. Returns samples of noise's shape."""
+    def __call__(self, noise: Tensor, labels: Tensor, rng: torch.Generator | None = None, **shown: Tensor) -> Tensor:
+        """Args: noise ~ N(0, I) [B, ...]; labels [B]; rng is not drawn from; shown to the denoiser at every call.
+
+        Returns samples of noise's shape.
+        """
         x = noise.double() * self.levels[0]
         for now, then in zip(self.levels, self.levels[1:], strict=False):
-            slope = self._slope(x, now, noise, labels)
+            slope = self._slope(x, now, noise, labels, shown)
             ahead = x + (then - now) * slope
             if then > 0:
-                slope = (slope + self._slope(ahead, then, noise, labels)) / 2
+                slope = (slope + self._slope(ahead, then, noise, labels, shown)) / 2
                 ahead = x + (then - now) * slope
             x = ahead
         return x.to(noise.dtype)
 
-    def _slope(self, x: Tensor, sigma: float, noise: Tensor, labels: Tensor) -> Tensor:
-        denoised = self.denoiser(x.to(noise.dtype), noise.new_full((len(noise),), sigma), labels)
+    def _slope(self, x: Tensor, sigma: float, noise: Tensor, labels: Tensor, shown: dict[str, Tensor]) -> Tensor:
+        denoised = self.denoiser(x.to(noise.dtype), noise.new_full((len(noise),), sigma), labels, **shown)
         return (x - denoised.double()) / sigma
 
 

@@ -212,6 +212,19 @@ class Domains(AlteredKind):
     """Of validation and test."""
 
 
+class Panels(AlteredKind):
+    """Two images of different classes side by side, in every split, for data whose images have a `domain`.
+
+    Class c1 C + c2 stands for classes c1 and c2 of C, `domain` is the first image's.
+    """
+
+    kind: Literal["panels"] = "panels"
+    builds = "stillhouse.sources.panels:panels"
+    consistent: Share = 0.5
+    """Of the pairs, how many are chosen to be of one domain; the second image of the others is any."""
+    seed: Seed = 0
+
+
 class Distorted(AlteredKind):
     """Images blurred and noised, each as much as drawn for it, with a mark for its quality: a regression."""
 

@@ -47,9 +47,10 @@ def readme(name: str, config: dict[str, Any], to: str, *, of_text: bool) -> str:
 
 def _generator(config: dict[str, Any]) -> list[str]:
     facts, (mean, std) = config["facts"], _normalised(config)
+    beside = ", and `reference`, the first image of each pair" if config["network"]["kind"] == "pair-denoiser" else ""
     return [
         f"Network: {_words(config['network'])}, a generator of images [{_shape(facts)}] of {facts['classes']} classes.",
-        f"Sampler: {_words(config['sampler'])}. Called with noise or noisy images, noise levels and classes.",
+        f"Sampler: {_words(config['sampler'])}. Called with noise or noisy images, noise levels and classes{beside}.",
         f"What it gives is an image as {std} * output + {mean}, by channel, in [0, 1].",
     ]
 
