@@ -79,7 +79,7 @@ def fewer(kind: Fewer) -> Data:
         return _some(labels, kind.limit, kind.seed)
 
     data: Data = kind.of.build()
-    return _fewer_texts(data, kind) if data.facts.task == "tagging" else _fewer_rows(kind, kept, data)
+    return _any_fewer(data, kind) if data.facts.task in ("tagging", "multi-label") else _fewer_rows(kind, kept, data)
 
 
 def grouped(kind: Grouped) -> Data:
@@ -161,8 +161,8 @@ def _fewer_rows(kind: AlteredKind, kept: Callable[[Tensor, int], Tensor], data: 
     return replace(data, train=Altered(data.train, rows, labels[rows], words=_words(kind)))
 
 
-def _fewer_texts(data: Data, kind: Fewer) -> Data:
-    """A text has a class at each token and none as a whole: which ones are kept is drawn evenly."""
+def _any_fewer(data: Data, kind: Fewer) -> Data:
+    """A text has a class at each token, an image may have several: which ones are kept is drawn evenly."""
     rng = torch.Generator().manual_seed(kind.seed)
     rows = torch.randperm(len(data.train), generator=rng)[: kind.limit].sort().values
     labels = data.train.fetch(rows, None)["labels"]

@@ -79,7 +79,7 @@ class PartlyLabelled(AlteredKind):
 
 
 class Fewer(AlteredKind):
-    """A part of the training examples, of each class its share; of tagged texts, any."""
+    """A part of the training examples, of each class its share; of tags or several labels an example, any."""
 
     kind: Literal["fewer"] = "fewer"
     builds = "stillhouse.sources.altered:fewer"
@@ -154,6 +154,23 @@ class Lines(AlteredKind):
     builds = "stillhouse.sources.jitter:lines"
     length: Annotated[int, Field(ge=2)] = 4
     """Images of a line."""
+
+
+class Collage(AlteredKind):
+    """Images of a labelled set side by side in a square, drawn at random: which classes are among them is asked.
+
+    The images of a square are of one split. An example has several labels, zeros and ones for each class.
+    """
+
+    kind: Literal["collage"] = "collage"
+    builds = "stillhouse.sources.collage:collage"
+    side: Annotated[int, Field(ge=2)] = 2
+    """Images of a square, each way."""
+    train: Annotated[int, Field(gt=0)] = 4000
+    """Squares."""
+    validation: Annotated[int, Field(gt=0)] = 1000
+    test: Annotated[int, Field(gt=0)] = 2000
+    seed: Seed = 0
 
 
 class Rotated(AlteredKind):
