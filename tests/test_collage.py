@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stillhouse.errors import StillhouseError
-from stillhouse.sources.altered_kinds import Collage, Fewer, LowResolution
+from stillhouse.sources.altered_kinds import Collage, Fewer, LowResolution, TwoViews
+from stillhouse.sources.encoder_kinds import PythonNames
 from stillhouse.sources.kinds import Digits
 
 PLAIN = Digits(shift=0)
@@ -73,6 +74,18 @@ def test_fewer_squares_keep_their_labels() -> None:
         (row,) = (every["image"] == image).flatten(1).all(1).nonzero().flatten().tolist()
         assert torch.equal(labels, every["labels"][row])
     assert few.test.fingerprint == whole.test.fingerprint
+
+
+def test_two_views_of_a_square_hold_the_same_images() -> None:
+    data = TwoViews(of=Collage(of=Digits(shift=1), train=40)).build()
+    batch = data.train.fetch(torch.arange(40), torch.Generator().manual_seed(0))
+    plain = data.test.fetch(torch.arange(40), None)
+    assert batch["labels"].shape == (40, 10)
+    assert not torch.equal(batch["image"], batch["second_image"])
+    assert batch["image"].sum((1, 2, 3)) == pytest.approx(batch["second_image"].sum((1, 2, 3)), rel=0.3)
+    assert torch.equal(plain["image"], plain["second_image"])
+    with pytest.raises(StillhouseError, match="two-views"):
+        TwoViews(of=PythonNames(lines=200, block=24, vocabulary=300)).build()
 
 
 def test_what_is_not_classified_is_told() -> None:

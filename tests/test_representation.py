@@ -13,6 +13,8 @@ from stillhouse.errors import StillhouseError
 from stillhouse.evaluation.classification import group_accuracy, patch_shuffle, shuffled_patches
 from stillhouse.evaluation.findings import Arm, Context
 from stillhouse.evaluation.kinds import KNN, AttentionDistance, GroupAccuracy, LinearProbe, PatchShuffle, ProbeTasks
+from stillhouse.evaluation.multi_label import multi_label_knn, multi_label_probe
+from stillhouse.evaluation.multi_label_kinds import MultiLabelKNN, MultiLabelProbe
 from stillhouse.evaluation.representation import attention_distance, features, knn, linear_probe, probe_tasks
 from stillhouse.networks.kinds import ViT as ViTKind
 from stillhouse.networks.vit import Block, ViT
@@ -165,3 +167,52 @@ class Itself(nn.Module):
 
     def forward(self, scores: torch.Tensor) -> torch.Tensor:
         return torch.eye(scores.shape[-1]).expand_as(scores)
+
+
+def two_labels(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points, and whether each of the two coordinates lies above zero, with some doubt."""
+    rng = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 2, generator=rng)
+    return points, (points + 0.4 * torch.randn(count, 2, generator=rng) > 0).long()
+
+
+def precision(scores: list[float], there: list[bool]) -> float:
+    """Average precision, by hand: over the examples that have the class, the share of such down to its rank."""
+    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+    hits = [place for place, i in enumerate(order, 1) if there[i]]
+    return sum(found / place for found, place in enumerate(hits, 1)) / len(hits)
+
+
+def test_neighbours_vote_for_each_of_their_labels() -> None:
+    train, test = two_labels(40, 0), two_labels(31, 1)
+    means = []
+    for label in (0, 1):
+        scores = []
+        for point in test[0]:
+            cosines = [float(nn.functional.cosine_similarity(point, other, dim=0)) for other in train[0]]
+            nearest = sorted(range(40), key=lambda i: -cosines[i])[:7]
+            votes = [math.exp(cosines[i] / 0.5) for i in nearest]
+            scores.append(sum(v for v, i in zip(votes, nearest, strict=True) if train[1][i, label]) / sum(votes))
+        means.append(precision(scores, test[1][:, label].bool().tolist()))
+    found = multi_label_knn(MultiLabelKNN(neighbours=7, temperature=0.5), ARM, context(train, test))
+    # Those that all neighbours vote for are equals, whose order is open.
+    assert found.metrics["knn_average_precision"] == pytest.approx(sum(means) / 2, abs=0.02)
+
+
+def test_a_probe_for_each_label_ranks_by_it_and_is_fitted_on_the_training_split() -> None:
+    train, test = two_labels(80, 0), two_labels(50, 1)
+    fair = multi_label_probe(MultiLabelProbe(), ARM, context(train, test)).metrics["probe_average_precision"]
+    by_hand = [precision(test[0][:, label].tolist(), test[1][:, label].bool().tolist()) for label in (0, 1)]
+    assert fair == pytest.approx(sum(by_hand) / 2, abs=0.02)
+    swapped = multi_label_probe(MultiLabelProbe(), ARM, context((train[0], train[1].flip(1)), test))
+    assert swapped.metrics["probe_average_precision"] < fair - 0.2
+
+
+def test_a_label_that_no_training_example_has_is_not_asked() -> None:
+    train, test = two_labels(80, 0), two_labels(50, 1)
+    train[1][:, 1] = 0
+    found = multi_label_probe(MultiLabelProbe(), ARM, context(train, test)).metrics["probe_average_precision"]
+    assert found == pytest.approx(precision(test[0][:, 0].tolist(), test[1][:, 0].bool().tolist()), abs=0.02)
+    train[1][:, 0] = 1
+    with pytest.raises(StillhouseError, match="multi-label-probe"):
+        multi_label_probe(MultiLabelProbe(), ARM, context(train, test))

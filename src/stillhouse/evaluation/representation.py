@@ -50,7 +50,7 @@ def linear_probe(kind: LinearProbe, arm: Arm, context: Context) -> Findings:
     if isinstance(arm.model, Ensemble):
         return Findings()
     seen, labels = _labelled(arm, context, kind.signal, kind.examples)
-    return _scored("probe_accuracy", _probe(seen, labels, kind.inverse_penalty), arm, context, kind.signal)
+    return _scored("probe_accuracy", logistic(seen, labels, kind.inverse_penalty), arm, context, kind.signal)
 
 
 def probe_tasks(kind: ProbeTasks, arm: Arm, context: Context) -> Findings:
@@ -62,7 +62,7 @@ def probe_tasks(kind: ProbeTasks, arm: Arm, context: Context) -> Findings:
         known, asked = torch.isin(labels, torch.tensor(task)), torch.isin(true, torch.tensor(task))
         if labels[known].unique().numel() < 2 or not asked.any():
             raise NothingToMeasure(f"probe-tasks: the data has too few examples of the classes {task}")
-        probe = _probe(seen[known], labels[known], kind.inverse_penalty)
+        probe = logistic(seen[known], labels[known], kind.inverse_penalty)
         shares.append((torch.from_numpy(probe.predict(found[asked].numpy())) == true[asked]).double().mean().item())
     return Findings(metrics={"probe_mean": sum(shares) / len(shares), "probe_worst": min(shares)})
 
@@ -120,7 +120,8 @@ def _labelled(arm: Arm, context: Context, signal: str, examples: int | None) -> 
     return seen[rows], labels[rows]
 
 
-def _probe(seen: Tensor, labels: Tensor, inverse_penalty: float) -> Any:
+def logistic(seen: Tensor, labels: Tensor, inverse_penalty: float) -> Any:
+    """The regression of `linear_probe`, fitted on features [N, D] and classes [N]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stillhouse.engine.contracts import Batch, Data, Source
+from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import AlteredKind, CutMix, MixUp, TwoViews
 
@@ -68,8 +69,10 @@ def cutmix(kind: CutMix) -> Data:
 
 
 def two_views(kind: TwoViews) -> Data:
-    """Batches with a second image of each example, `second_image`."""
-    data = classified(kind)
+    """Batches with a second image of each example, `second_image`, whatever its labels are."""
+    data: Data = kind.of.build()
+    if len(data.facts.shape) != 3:
+        raise StillhouseError(f"data of kind 'two-views' is made of images, and its origin is of {data.facts.shape}")
 
     def doubled(batch: Batch, indices: Tensor, rng: torch.Generator) -> Batch:
         second = data.train.fetch(indices, rng if kind.second == "augmented" else None)
