@@ -11,12 +11,15 @@ from stillhouse.sources.encoder_kinds import PythonNames
 from stillhouse.sources.kinds import Digits
 
 PLAIN = Digits(shift=0)
-SQUARES = Collage(of=PLAIN, side=3, train=60, validation=20, test=30)
+
+
+def squares() -> Collage:
+    return Collage(of=PLAIN, side=3, train=60, validation=20, test=30)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_square_holds_images_of_its_split_and_tells_their_classes(split: str) -> None:
-    origin, source = getattr(PLAIN.build(), split), getattr(SQUARES.build(), split)
+    origin, source = getattr(PLAIN.build(), split), getattr(squares().build(), split)
     known = origin.fetch(torch.arange(len(origin)), None)
     batch = source.fetch(torch.tensor([4, 0, 7]), None)
     assert batch["index"].tolist() == [4, 0, 7]
@@ -31,10 +34,10 @@ def test_a_square_holds_images_of_its_split_and_tells_their_classes(split: str) 
 
 
 def test_images_stand_row_by_row() -> None:
-    origin, source = PLAIN.build().train, SQUARES.build().train
-    squares = source.squares
+    origin, source = PLAIN.build().train, squares().build().train
+    rows = source.squares[5, 0, 2:]
     image = source.fetch(torch.tensor([5]), None)["image"]
-    upper_right = origin.fetch(squares[5, 0, 2:], None)["image"]
+    upper_right = origin.fetch(rows, None)["image"]
     assert torch.equal(image[..., :8, 16:], upper_right)
 
 
@@ -53,21 +56,21 @@ def test_each_image_of_a_square_is_augmented_on_its_own() -> None:
     assert ((kept > 0) & (kept < 4)).any()
     assert torch.equal(plain["labels"], other["labels"])
     assert moved.augments
-    assert not SQUARES.build().train.augments
+    assert not squares().build().train.augments
 
 
 def test_the_facts_and_the_fingerprints() -> None:
-    data = SQUARES.build()
+    data = squares().build()
     assert (data.facts.task, data.facts.shape, data.facts.classes) == ("multi-label", (1, 24, 24), 10)
     assert [len(split) for split in (data.train, data.validation, data.test)] == [60, 20, 30]
     others = [Collage(of=PLAIN, side=3, train=60, seed=1), Collage(of=PLAIN, side=2, train=60)]
     prints = {data.train.fingerprint, data.test.fingerprint, *(one.build().train.fingerprint for one in others)}
     assert len(prints) == 4
-    assert SQUARES.build().train.fingerprint == data.train.fingerprint
+    assert squares().build().train.fingerprint == data.train.fingerprint
 
 
 def test_fewer_squares_keep_their_labels() -> None:
-    whole, few = SQUARES.build(), Fewer(of=SQUARES, limit=12).build()
+    whole, few = squares().build(), Fewer(of=squares(), limit=12).build()
     every, kept = (one.train.fetch(torch.arange(len(one.train)), None) for one in (whole, few))
     assert len(few.train) == 12
     for image, labels in zip(kept["image"], kept["labels"], strict=True):
