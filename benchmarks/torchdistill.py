@@ -584,11 +584,9 @@ def training(peer: Peer, data: Data, method: str, budget: Budget, folder: Path) 
         turns = [("ours", lambda: ours.steps(BLOCK)), ("theirs", lambda: peer.ask("steps", count=BLOCK))]
         for name, take in turns if number % 2 == 0 else reversed(turns):
             blocks[name].append(take())
-    peer.ask("finish", out=folder / "finished.pt")
+    students = {"ours": ours.student, "theirs": their_student(peer, data, budget, folder)}
     finished = torch.load(folder / "finished.pt")
-    other = network(data, SIDES["student"], budget.student)
-    other.network.load_state_dict(finished["student"])
-    right = {"ours": answers(ours.student, data, budget.tested), "theirs": answers(other, data, budget.tested)}
+    right = {side: answers(student, data, budget.tested) for side, student in students.items()}
     return {
         "steps": budget.steps,
         **{clock: speed(blocks, clock) for clock in ("seconds", "processor")},
@@ -601,7 +599,11 @@ def training(peer: Peer, data: Data, method: str, budget: Budget, folder: Path) 
 
 
 def double(peer: Peer, data: Data, method: str, folder: Path) -> dict[str, Any]:
-    """How far apart the two students are after a few steps in double precision, as a share of the way they went."""
+    """How far apart the two students are after a few steps in double precision, as a share of the way they went.
+
+    `moved_apart` is how far ours comes from itself where it starts from weights moved by one part in 10^8: how much
+    of a small difference the training makes.
+    """
     with precision(peer, "float64"):
         budget = replace(BUDGETS["whole"], steps=DOUBLE)
         terms, case = cases(len(data.train))[method]
@@ -611,9 +613,22 @@ def double(peer: Peer, data: Data, method: str, folder: Path) -> dict[str, Any]:
         build_theirs(peer, method, case, ours, budget, folder, "batches-double.pt")
         losses = {"ours": ours.steps(DOUBLE)["losses"], "theirs": peer.ask("steps", count=DOUBLE)["losses"]}
         peer.ask("finish", out=folder / "finished.pt")
-    left = parameters(ours.student.network.state_dict()), parameters(torch.load(folder / "finished.pt")["student"])
-    apart = float((left[0] - left[1]).norm() / (left[0] - begun).norm())
-    return {"steps": DOUBLE, "first_step_apart": trajectories(losses)["first_step_apart"], "students_apart": apart}
+        moved = Ours(data, terms, budget, folder / f"{method}-double-moved")
+        move(moved.student, 1e-8, seed=1)
+        moved.steps(DOUBLE)
+    left = parameters(ours.student.network.state_dict())
+    others = {"students": torch.load(folder / "finished.pt")["student"], "moved": moved.student.network.state_dict()}
+    way = (left - begun).norm()
+    apart = {f"{name}_apart": float((left - parameters(state)).norm() / way) for name, state in others.items()}
+    return {"steps": DOUBLE, "first_step_apart": trajectories(losses)["first_step_apart"], **apart}
+
+
+@torch.no_grad()
+def move(model: Model, share: float, *, seed: int) -> None:
+    """Change every weight by about this share of itself."""
+    rng = torch.Generator().manual_seed(seed)
+    for parameter in model.network.parameters():
+        parameter.mul_(1 + share * torch.randn(parameter.shape, generator=rng))
 
 
 @contextmanager
@@ -635,19 +650,27 @@ def parameters(state: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(kept).double()
 
 
-def again(data: Data, method: str, budget: Budget, folder: Path) -> list[float]:
-    """Our accuracy in two more trainings from weights moved by one part in 10^5: the luck of training."""
-    terms, _ = cases(len(data.train))[method]
-    found = []
+def again(peer: Peer, data: Data, method: str, budget: Budget, folder: Path) -> dict[str, list[float]]:
+    """Both sides' accuracy in two more trainings from weights moved by one part in 10^5: the luck of training."""
+    terms, case = cases(len(data.train))[method]
+    found: dict[str, list[float]] = {"ours": [], "theirs": []}
     for draw in (1, 2):
         ours = Ours(data, terms, budget, folder / f"{method}-again-{draw}")
-        rng = torch.Generator().manual_seed(draw)
-        with torch.no_grad():
-            for parameter in ours.student.network.parameters():
-                parameter.mul_(1 + 1e-5 * torch.randn(parameter.shape, generator=rng))
+        move(ours.student, 1e-5, seed=draw)
+        build_theirs(peer, method, case, ours, budget, folder)
         ours.steps(budget.steps)
-        found.append(float(answers(ours.student, data, budget.tested).mean()))
+        found["ours"].append(float(answers(ours.student, data, budget.tested).mean()))
+        peer.ask("steps", count=budget.steps)
+        found["theirs"].append(float(answers(their_student(peer, data, budget, folder), data, budget.tested).mean()))
     return found
+
+
+def their_student(peer: Peer, data: Data, budget: Budget, folder: Path) -> Model:
+    """The student that the other side has trained."""
+    peer.ask("finish", out=folder / "finished.pt")
+    other = network(data, SIDES["student"], budget.student)
+    other.network.load_state_dict(torch.load(folder / "finished.pt")["student"])
+    return other
 
 
 def speed(blocks: dict[str, list[dict[str, Any]]], clock: str) -> dict[str, float]:
@@ -814,7 +837,7 @@ def main() -> None:
                 keep("double", method, double(peer, data, method, folder))
         if "luck" in options.parts:
             for method in (options.methods or ",".join(cases(1))).split(","):
-                keep("luck", method, again(data, method, BUDGETS["whole"], folder))
+                keep("luck", method, again(peer, data, method, BUDGETS["whole"], folder))
     peer.close()
 
 
