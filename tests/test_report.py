@@ -537,7 +537,7 @@ def test_without_a_control_the_arm_that_the_recipe_compares_with_is_told(tmp_pat
         "The student's accuracy: 90.0\u202f%, against 80.0\u202f% of 'one_view'.",
     )
     assert "Set control" not in found.detail
-    assert "is not told" in found.detail
+    assert "runs no control arm" in found.detail
 
 
 def test_the_interval_is_drawn_with_better_to_the_right():
