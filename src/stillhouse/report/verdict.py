@@ -55,7 +55,7 @@ def verdict(run: RunFiles) -> Verdict:
     if "control" not in arms:
         why = "No control arm was run: the same student, budget and seed without the teacher. Set control: true."
         if told := _beside_a_rival(run):
-            why = "This recipe runs no control arm, so it cannot tell whether the teacher helped; it compares other arms."
+            why = "This recipe runs no control arm, so it cannot tell whether the teacher helped: see its other arms."
         return Verdict("unknown", failure(run) or told or untold, " ".join(filter(None, (why, _doubts(run)))))
     if name is None:
         why = "No metric is shared by both arms." if arms["student"] else "The recipe's 'evaluate' is empty."
