@@ -817,6 +817,7 @@ def main() -> None:
     options = parser.parse_args()
     set_root(options.root)
     torch.set_num_threads(1)
+    methods = options.methods.split(",") if options.methods else list(cases(1))
     data = ImageParquet(path="cifar10").build()
     peer = Peer(options.peer, 1)
     with tempfile.TemporaryDirectory() as made:
@@ -830,13 +831,13 @@ def main() -> None:
             if part not in options.parts:
                 continue
             keep("start", part, start(data, budget))
-            for method in (options.methods or ",".join(cases(1))).split(","):
+            for method in methods:
                 keep(part, method, training(peer, data, method, budget, folder))
         if "double" in options.parts:
-            for method in (options.methods or ",".join(cases(1))).split(","):
+            for method in methods:
                 keep("double", method, double(peer, data, method, folder))
         if "luck" in options.parts:
-            for method in (options.methods or ",".join(cases(1))).split(","):
+            for method in methods:
                 keep("luck", method, again(peer, data, method, BUDGETS["whole"], folder))
     peer.close()
 

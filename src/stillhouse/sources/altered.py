@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,12 +20,13 @@ from stillhouse.sources.altered_kinds import (
     OnlyClasses,
     PartlyLabelled,
 )
+from stillhouse.sources.derived import Derived
 from stillhouse.sources.splits import some_of_each
 
 CHUNK = 4096
 
 
-class Altered:
+class Altered(Derived):
     """A `Source` over some rows of another, with labels of its own.
 
     Args:
@@ -37,10 +37,8 @@ class Altered:
     """
 
     def __init__(self, source: Source, rows: Tensor, labels: Tensor, *, words: str) -> None:
-        self.source, self.rows, self.labels = source, rows, labels
-        self.augments = getattr(source, "augments", False)
-        self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
-        self.fingerprint = hashlib.sha256(f"{source.fingerprint} {words}".encode()).hexdigest()
+        super().__init__(source, words)
+        self.rows, self.labels = rows, labels
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from stillhouse.engine.contracts import Batch, Data, Facts, Source
+from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import Collage
+from stillhouse.sources.derived import Derived
 
 
-class Collaged:
+class Collaged(Derived):
     """A `Source` whose images are squares of another's, each square with the classes that are in it.
 
     Args:
@@ -25,10 +26,8 @@ class Collaged:
     """
 
     def __init__(self, source: Source, squares: Tensor, classes: int, *, words: str) -> None:
-        self.source, self.squares, self.classes = source, squares, classes
-        self.augments = getattr(source, "augments", False)
-        self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
-        self.fingerprint = hashlib.sha256(f"{source.fingerprint} {words}".encode()).hexdigest()
+        super().__init__(source, words)
+        self.squares, self.classes = squares, classes
 
     def __len__(self) -> int:
         return len(self.squares)
@@ -55,16 +54,10 @@ def collage(kind: Collage) -> Data:
         return Collaged(source, squares, data.facts.classes, words=f"{words} {number} {count}")
 
     channels, height, width = data.facts.shape
-    facts = Facts(
-        task="multi-label",
-        shape=(channels, kind.side * height, kind.side * width),
-        classes=data.facts.classes,
-        names=data.facts.names,
-        licence=data.facts.licence,
-    )
+    shape = (channels, kind.side * height, kind.side * width)
     return Data(
         split(0, data.train, kind.train),
         split(1, data.validation, kind.validation),
         split(2, data.test, kind.test),
-        facts,
+        replace(data.facts, task="multi-label", shape=shape),
     )

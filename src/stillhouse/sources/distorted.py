@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import torch
@@ -12,12 +11,13 @@ from torch.nn import functional
 from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import Distorted
+from stillhouse.sources.derived import Derived
 
 PATTERNS = 512
 """Different noises; every image has one of them."""
 
 
-class Marked:
+class Marked(Derived):
     """A `Source` of another's images, each distorted in a way of its own, with `labels` [B, 1], its mark.
 
     The mark is one minus the mean of how much is blurred and how much is noised, both in [0, 1], with the scatter of
@@ -25,20 +25,13 @@ class Marked:
     """
 
     def __init__(self, source: Source, shape: tuple[int, ...], seed: int, opinions: int) -> None:
-        self.source = source
-        self.augments = getattr(source, "augments", False)
-        self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
+        super().__init__(source, f"distorted {seed} {opinions}")
         rng = torch.Generator().manual_seed(seed)
         self.blur, self.noise = torch.rand(2, len(source), generator=rng)
         self.pattern = torch.randint(PATTERNS, (len(source),), generator=rng)
         self.patterns = torch.randn(PATTERNS, *shape, generator=rng)
         scatter = 0.2 * torch.randn(len(source), generator=rng)
         self.marks = 1 - (self.blur + self.noise) / 2 + (scatter / opinions**0.5 if opinions else 0)
-        words = f"{source.fingerprint} distorted {seed} {opinions}"
-        self.fingerprint = hashlib.sha256(words.encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
         """Each image's distortion is the same at every visit."""

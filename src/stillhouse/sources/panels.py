@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import torch
@@ -12,21 +11,17 @@ from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import Panels
+from stillhouse.sources.derived import Derived
 
 CHUNK = 4096
 
 
-class Pairs:
+class Pairs(Derived):
     """A `Source` of pairs from another one: the image of each row, and beside it that of `partners` [N]."""
 
     def __init__(self, source: Source, partners: Tensor, classes: int, *, words: str) -> None:
-        self.source, self.partners, self.classes = source, partners, classes
-        self.augments = getattr(source, "augments", False)
-        self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
-        self.fingerprint = hashlib.sha256(f"{source.fingerprint} {words}".encode()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source, words)
+        self.partners, self.classes = partners, classes
 
     def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
         """The first image's batch, with `image` [B, C, H, 2 W] and the pair's `labels` [B]."""

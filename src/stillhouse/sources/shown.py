@@ -14,12 +14,13 @@ from stillhouse.engine.contracts import Batch, Data, Source
 from stillhouse.errors import StillhouseError
 from stillhouse.sources.altered import classified
 from stillhouse.sources.altered_kinds import AlteredKind, Domains, Halves, NoisyViews, Permuted, Rotated
+from stillhouse.sources.derived import Derived
 
 Show = Callable[[Batch], Batch]
 SEED = 0
 
 
-class Shown:
+class Shown(Derived):
     """A `Source` whose batches are another's through a fixed function, augmented where that one's are.
 
     `fingerprint` is the other's where it is not given: of the same examples, told apart by nothing but how they
@@ -27,13 +28,9 @@ class Shown:
     """
 
     def __init__(self, source: Source, show: Show, *, fingerprint: str | None = None) -> None:
-        self.source, self.show = source, show
-        self.fingerprint = source.fingerprint if fingerprint is None else fingerprint
-        self.augments = getattr(source, "augments", False)
-        self.plain_with = getattr(source, "plain_with", "").replace("data.", "data.of.")
-
-    def __len__(self) -> int:
-        return len(self.source)
+        super().__init__(source)
+        self.show = show
+        self.fingerprint = fingerprint or self.fingerprint
 
     def fetch(self, indices: Tensor, rng: torch.Generator | None) -> Batch:
         """The other source's batch, as this one shows it."""
